@@ -1,0 +1,92 @@
+"""Folders on this machine, and what is remembered between runs: hashes and self-checks.
+
+The cache folder is that of the operating system, or LOCALPROBE_CACHE. Everything in it can be
+deleted at any time; it is made again when it is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+_BLOCK = 1 << 20
+
+
+def cache_dir() -> Path:
+    chosen = os.environ.get("LOCALPROBE_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("localprobe")
+
+
+def config_dir() -> Path:
+    return platformdirs.user_config_path("localprobe")
+
+
+def sha256_of(path: Path, progress: Callable[[int], object] = lambda _n: None) -> str:
+    """SHA-256 of a file, remembered by path, size and time of change."""
+    path = path.resolve()
+    stat = path.stat()
+    key, state = str(path), [stat.st_size, stat.st_mtime_ns]
+    memo = _Memo("hashes.json")
+    known = memo.get(key)
+    if isinstance(known, list) and known[:2] == state:
+        return str(known[2])
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            progress(len(block))
+    memo.put(key, [*state, digest.hexdigest()])
+    return digest.hexdigest()
+
+
+def remembered(file: str, key: str, compute: Callable[[], Any]) -> Any:
+    """compute(), or what it gave when it was last asked for under this key."""
+    memo = _Memo(file)
+    known = memo.get(key)
+    if known is None:
+        known = compute()
+        memo.put(key, known)
+    return known
+
+
+class _Memo:
+    """A small JSON object on disk. A lost or broken one is only an empty one."""
+
+    def __init__(self, name: str) -> None:
+        self._path = cache_dir() / name
+
+    def get(self, key: str) -> Any:
+        return self._read().get(key)
+
+    def put(self, key: str, value: object) -> None:
+        # A cache that cannot be written makes the next run slower, not wrong.
+        with contextlib.suppress(OSError):
+            write_atomically(self._path, json.dumps({**self._read(), key: value}, indent=1))
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            data = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole file or none of it, also when the process is killed meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""How a prompt x intervention x layer is computed."""

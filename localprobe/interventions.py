@@ -1,0 +1,193 @@
+"""The five interventions of Ben Artzy & Schwartz (2024): what each writes, and where.
+
+Pure numpy; knows neither llama.cpp nor tasks. The state at layer k of a token is the input of
+block k. "Past tokens" are all tokens of a sequence but its last one, which is never written to.
+
+    random   noise with the norm of the state it replaces, at layer k
+    shuffle  the state with its components permuted, at layer k
+    freeze   the token's own state at layer k-1, at every layer from k on
+    skip     nothing is written; attention contributes nothing from block k on
+    inject   states of chosen tokens of another prompt, at layer k
+
+Draws depend on (seed, example, layer, position) alone, so that they do not change with the
+order or the choice of layers, nor with how the tokens are batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localprobe.errors import LocalprobeError, did_you_mean
+
+FloatArray = NDArray[np.float32]
+
+NAMES = ("random", "shuffle", "freeze", "skip", "inject")
+
+
+def random_states(
+    past: FloatArray, *, seed: int, example: int, layer: int, start: int
+) -> FloatArray:
+    """Noise v ~ N(0, I) for every row of `past` (n, n_embd), rescaled to the row's norm.
+
+    start: the position in the sequence of the first row.
+    """
+    noise = np.empty_like(past)
+    for row, state in enumerate(past):
+        draw = _generator(seed, example, layer, start + row).standard_normal(len(state))
+        norm = np.linalg.norm(state.astype(np.float64))
+        noise[row] = draw * (norm / np.linalg.norm(draw))
+    return noise
+
+
+def shuffled_states(
+    past: FloatArray, *, seed: int, example: int, layer: int, start: int
+) -> FloatArray:
+    """Every row of `past` (n, n_embd) with its components permuted, one permutation a row."""
+    shuffled = np.empty_like(past)
+    for row, state in enumerate(past):
+        shuffled[row] = _generator(seed, example, layer, start + row).permutation(state)
+    return shuffled
+
+
+def injected_states(
+    past: FloatArray, donor: FloatArray, *, at: Sequence[int], donor_at: Sequence[int], start: int
+) -> FloatArray:
+    """`past` (n, n_embd) with the donor's states (n_donor, n_embd) at the given positions.
+
+    Positions before `start` or beyond the rows at hand are left alone.
+    """
+    injected = past.copy()
+    for position, donor_position in zip(at, donor_at, strict=True):
+        if start <= position < start + len(past):
+            injected[position - start] = donor[donor_position]
+    return injected
+
+
+def _generator(seed: int, example: int, layer: int, position: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed, example, layer, position]))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One intervention at one layer, in one forward pass.
+
+    layers: the states that `past` has to see.
+    past: given a layer and the past tokens' states there (n_past, n_embd), what to write, or None.
+    attention_off_from: the first block whose attention contributes nothing.
+    """
+
+    layers: frozenset[int] = frozenset()
+    past: Callable[[int, FloatArray], FloatArray | None] = lambda layer, past: None
+    attention_off_from: int | None = None
+
+    def apply(self, layer: int, states: FloatArray) -> FloatArray | None:
+        """New states (n_tokens, n_embd), or None. The last token's row always stays its own."""
+        written = self.past(layer, states[:-1])
+        return None if written is None else np.concatenate([written, states[-1:]])
+
+
+class Intervention(Protocol):
+    """What an intervention does; `edit` is asked anew for every forward pass."""
+
+    name: ClassVar[str]
+    first_layer: ClassVar[int]
+    """The lowest layer at which it is defined."""
+    writes_generated: ClassVar[bool]
+    """Whether a generated token is written to once another one follows it."""
+
+    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
+        """What to do at `layer` when the first row of the pass stands at position `start`."""
+
+
+@dataclass(frozen=True)
+class Random:
+    name: ClassVar[str] = "random"
+    first_layer: ClassVar[int] = 0
+    writes_generated: ClassVar[bool] = True
+    seed: int = 0
+
+    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
+        def past(_layer: int, past: FloatArray) -> FloatArray:
+            return random_states(past, seed=self.seed, example=example, layer=layer, start=start)
+
+        return Edit(frozenset([layer]), past)
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    name: ClassVar[str] = "shuffle"
+    first_layer: ClassVar[int] = 0
+    writes_generated: ClassVar[bool] = True
+    seed: int = 0
+
+    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
+        def past(_layer: int, past: FloatArray) -> FloatArray:
+            return shuffled_states(past, seed=self.seed, example=example, layer=layer, start=start)
+
+        return Edit(frozenset([layer]), past)
+
+
+@dataclass(frozen=True)
+class Freeze:
+    name: ClassVar[str] = "freeze"
+    first_layer: ClassVar[int] = 1
+    writes_generated: ClassVar[bool] = True
+
+    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
+        frozen: FloatArray | None = None
+
+        def past(at_layer: int, past: FloatArray) -> FloatArray | None:
+            nonlocal frozen
+            if at_layer == layer - 1:
+                frozen = past.copy()
+                return None
+            return frozen
+
+        return Edit(frozenset(range(layer - 1, n_layer)), past)
+
+
+@dataclass(frozen=True)
+class Skip:
+    name: ClassVar[str] = "skip"
+    first_layer: ClassVar[int] = 0
+    writes_generated: ClassVar[bool] = False
+
+    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
+        return Edit(attention_off_from=layer)
+
+
+@dataclass(frozen=True)
+class Inject:
+    """donor: layer -> the donor prompt's states there (n_donor, n_embd), for every layer asked."""
+
+    name: ClassVar[str] = "inject"
+    first_layer: ClassVar[int] = 0
+    writes_generated: ClassVar[bool] = False
+    donor: Mapping[int, FloatArray]
+    at: tuple[int, ...]
+    donor_at: tuple[int, ...]
+
+    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
+        def past(_layer: int, past: FloatArray) -> FloatArray:
+            donor = self.donor[layer]
+            return injected_states(past, donor, at=self.at, donor_at=self.donor_at, start=start)
+
+        return Edit(frozenset([layer]), past)
+
+
+def by_name(name: str, seed: int) -> Intervention:
+    """An intervention that needs no donor. Raises LocalprobeError for an unknown name."""
+    makers: dict[str, Intervention] = {
+        "random": Random(seed),
+        "shuffle": Shuffle(seed),
+        "freeze": Freeze(),
+        "skip": Skip(),
+    }
+    if name not in makers:
+        raise LocalprobeError(f"unknown intervention {name!r}; {did_you_mean(name, NAMES)}")
+    return makers[name]

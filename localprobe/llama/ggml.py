@@ -1,0 +1,162 @@
+"""ggml tensors: name, op, sources, shape, and their float32 data.
+
+The fields that have no public accessor in ggml (`op`, `src`) are read through the layout of
+`struct ggml_tensor`. That layout is not promised by ggml, so it is proved when this module
+loads: a tensor is made with known contents and every field that we use is compared with what
+ggml's public functions say.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from llama_cpp._ctypes_extensions import load_shared_library
+from numpy.typing import NDArray
+
+from localprobe.errors import ModelError
+
+GGML_TYPE_F32 = 0
+GGML_TYPE_I32 = 26
+
+
+class Tensor(ctypes.Structure):
+    """`struct ggml_tensor` (ggml.h) on a 64-bit machine."""
+
+    _fields_ = [
+        ("type", ctypes.c_int32),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int32),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
+        ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t),
+        ("data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 64),
+        ("extra", ctypes.c_void_p),
+    ]
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = [
+        ("mem_size", ctypes.c_size_t),
+        ("mem_buffer", ctypes.c_void_p),
+        ("no_alloc", ctypes.c_bool),
+    ]
+
+
+def _load_libraries() -> list[ctypes.CDLL]:
+    # On Linux and macOS libggml finds the symbols of libggml-base; Windows needs it by name.
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    found = []
+    for name in ("ggml", "ggml-base"):
+        try:
+            found.append(load_shared_library(name, folder))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+_LIBRARIES = _load_libraries()
+
+
+def _function(name: str, result: Any, *arguments: Any) -> Any:
+    for library in _LIBRARIES:
+        if hasattr(library, name):
+            function = getattr(library, name)
+            function.restype = result
+            function.argtypes = list(arguments)
+            return function
+    raise ModelError(
+        f"this build of llama-cpp-python does not export {name}; "
+        "install a llama-cpp-python within the range that localprobe asks for"
+    )
+
+
+_ptr, _int, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+_nbytes = _function("ggml_nbytes", _size, _ptr)
+_get = _function("ggml_backend_tensor_get", None, _ptr, _ptr, _size, _size)
+_set = _function("ggml_backend_tensor_set", None, _ptr, _ptr, _size, _size)
+
+
+def at(address: int) -> Tensor:
+    """The tensor at an address. It is ggml's memory, not a copy."""
+    return Tensor.from_address(address)
+
+
+def read(address: int) -> NDArray[Any]:
+    """The data of a contiguous float32 or int32 tensor: (rows, columns), or (n,) when int32.
+
+    Raises ModelError for any other type or layout.
+    """
+    tensor = at(address)
+    columns, rows = tensor.ne[0], tensor.ne[1] * tensor.ne[2] * tensor.ne[3]
+    dtype = {GGML_TYPE_F32: np.float32, GGML_TYPE_I32: np.int32}.get(tensor.type)
+    if dtype is None or tensor.nb[0] != 4 or _nbytes(address) != 4 * columns * rows:
+        raise ModelError(f"the node {tensor.name.decode()} is not a contiguous float32 array")
+    data = np.empty((rows, columns), dtype)
+    _get(address, data.ctypes.data, 0, data.nbytes)
+    return data.reshape(-1) if dtype is np.int32 else data
+
+
+def write(address: int, rows: NDArray[np.float32], first_row: int = 0) -> None:
+    """Overwrite `len(rows)` rows of a contiguous float32 tensor, from `first_row` on."""
+    data = np.ascontiguousarray(rows, np.float32)
+    tensor = at(address)
+    total = tensor.ne[1] * tensor.ne[2] * tensor.ne[3]
+    if data.shape[1] != tensor.ne[0] or first_row + len(data) > total:
+        raise ValueError(f"{data.shape} does not fit {tensor.name.decode()} from {first_row}")
+    _set(address, data.ctypes.data, first_row * 4 * data.shape[1], data.nbytes)
+
+
+def _prove_layout() -> tuple[int, int]:
+    """Check every field of `Tensor` that we use; give the numbers of ADD and GET_ROWS."""
+    init = _function("ggml_init", _ptr, _InitParams)
+    free = _function("ggml_free", None, _ptr)
+    new_1d = _function("ggml_new_tensor_1d", _ptr, _ptr, _int, ctypes.c_int64)
+    new_2d = _function("ggml_new_tensor_2d", _ptr, _ptr, _int, ctypes.c_int64, ctypes.c_int64)
+    set_name = _function("ggml_set_name", _ptr, _ptr, ctypes.c_char_p)
+    op_name = _function("ggml_op_name", ctypes.c_char_p, _int)
+    new_add = _function("ggml_add", _ptr, _ptr, _ptr, _ptr)
+    new_get_rows = _function("ggml_get_rows", _ptr, _ptr, _ptr, _ptr)
+
+    context = init(_InitParams(1 << 16, None, True))
+    try:
+        left = new_2d(context, GGML_TYPE_F32, 3, 5)
+        right = new_2d(context, GGML_TYPE_F32, 3, 5)
+        index = new_1d(context, GGML_TYPE_I32, 2)
+        total = new_add(context, left, right)
+        picked = new_get_rows(context, total, index)
+        set_name(total, b"localprobe-proof")
+        add, get_rows = at(total).op, at(picked).op
+        proved = (
+            # The numbers are small before they are given to ggml_op_name, which trusts them.
+            0 < add < 64
+            and op_name(add) == b"ADD"
+            and 0 < get_rows < 64
+            and op_name(get_rows) == b"GET_ROWS"
+            and at(total).name == b"localprobe-proof"
+            and at(total).type == GGML_TYPE_F32
+            and at(index).type == GGML_TYPE_I32
+            and list(at(total).ne) == [3, 5, 1, 1]
+            and list(at(total).nb) == [4, 12, 60, 60]
+            and list(at(total).src) == [left, right] + [None] * 8
+            and list(at(picked).src)[:2] == [total, index]
+        )
+    finally:
+        free(context)
+    if not proved:
+        raise ModelError(
+            "this build of llama-cpp-python lays out its tensors in a way that localprobe does "
+            "not know; install a version within the range that localprobe asks for"
+        )
+    return add, get_rows
+
+
+OP_ADD, OP_GET_ROWS = _prove_layout()

@@ -1,0 +1,70 @@
+"""The eval callback: who looks at the nodes of a graph while llama.cpp computes it.
+
+    hook = EvalHook()               # hook.callback goes into llama_context_params.cb_eval
+    with hook.armed(walk):          # walk sees every node of the decodes made inside
+        llama_decode(...)
+
+llama.cpp calls back for every node in compute order, first to ask whether the node is wanted
+(`wants`), then, if it is, right after it was computed and before anything that uses it
+(`computed`), so that a write then is seen by everything downstream.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
+
+
+class NodeVisitor(Protocol):
+    def wants(self, address: int) -> bool: ...
+
+    def computed(self, address: int) -> None: ...
+
+
+class EvalHook:
+    """One context's eval callback. Not armed, it lets every node pass."""
+
+    def __init__(self) -> None:
+        self.callback = _CALLBACK(self._call)
+        self._visitor: NodeVisitor | None = None
+        self._error: BaseException | None = None
+
+    @contextmanager
+    def armed(self, visitor: NodeVisitor) -> Iterator[None]:
+        """Show the nodes to `visitor`; disarmed on the way out, whatever happened.
+
+        An exception of the visitor (Ctrl-C too) cannot pass through llama.cpp: it ends the
+        decode and is raised here.
+        """
+        if self._visitor is not None:
+            raise RuntimeError("the eval callback is armed already")
+        self._visitor, self._error = visitor, None
+        try:
+            yield
+            if self._error is not None:
+                raise self._error
+        finally:
+            self._visitor, self._error = None, None
+
+    @property
+    def is_armed(self) -> bool:
+        return self._visitor is not None
+
+    def _call(self, address: int, ask: bool, _user_data: object) -> bool:
+        if self._error is not None:
+            # Wanting the node and then refusing to go on is how a graph is left early.
+            return ask
+        if self._visitor is None:
+            return not ask
+        try:
+            if ask:
+                return self._visitor.wants(address)
+            self._visitor.computed(address)
+        except BaseException as error:
+            self._error = error
+            return ask
+        return True

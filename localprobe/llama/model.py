@@ -1,0 +1,308 @@
+"""A GGUF model in llama.cpp: load, tokenize, and forward passes that can be edited."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from localprobe.errors import LocalprobeError, ModelError
+from localprobe.llama.hooks import EvalHook
+from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
+
+GGUF_MAGIC = b"GGUF"
+_CONTEXT_STEP = 256
+_LOG_LEVEL_ERROR = 4
+
+_log: list[str] = []
+
+
+@llama.llama_log_callback
+def _keep_errors(level: int, text: bytes, _user_data: object) -> None:
+    if level == _LOG_LEVEL_ERROR:
+        _log.append(text.decode(errors="replace").strip())
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a GGUF says of itself."""
+
+    architecture: str
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_head_kv: int
+    n_vocab: int
+    n_ctx_train: int
+    n_params: int
+    file_type: str
+    tokenizer: str
+    adds_bos: bool
+
+
+class NoEdit:
+    """A clean forward pass."""
+
+    layers: frozenset[int] = frozenset()
+    attention_off_from: int | None = None
+
+    def apply(self, layer: int, states: FloatArray) -> FloatArray | None:
+        return None
+
+
+class Model:
+    """A loaded GGUF with one sequence in its KV cache.
+
+    The KV cache is float32 and flash attention (which rounds keys and values to float16) is off:
+    exactness comes before the few percent that they would bring.
+
+    threads: CPU threads, 0 for all cores. gpu_layers: blocks to place on the GPU, -1 for all.
+    ctx: the longest sequence in tokens, 0 for as long as needed up to the training context.
+
+    Raises ModelError when the file is not a GGUF that llama.cpp can read.
+    """
+
+    def __init__(
+        self, path: Path, *, threads: int = 0, gpu_layers: int = 0, ctx: int = 0
+    ) -> None:
+        self.path = path
+        self._context: int | None = None
+        self._model: int | None = None
+        self._n_ctx = 0
+        self._hook = EvalHook()
+        self._embedding: bytes | None = None
+        self._threads = threads or os.cpu_count() or 1
+        self._model = _load(path, gpu_layers)
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        self.info = self._read_info()
+        self.n_layer, self.n_embd = self.info.n_layer, self.info.n_embd
+        self.ctx = ctx or self.info.n_ctx_train
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back. The model cannot be used afterwards."""
+        if self._context is not None:
+            llama.llama_free(self._context)
+            self._context = None
+        if self._model is not None:
+            llama.llama_model_free(self._model)
+            self._model = None
+
+    # Text and tokens
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, with the begin token where the GGUF asks for it.
+
+        Control tokens are not looked for in the text: what a user writes is plain text.
+        """
+        data = text.encode()
+        room = len(data) + 8
+        while True:
+            ids = (llama.llama_token * room)()
+            count = llama.llama_tokenize(self._vocab, data, len(data), ids, room, True, False)
+            if count >= 0:
+                return list(ids[:count])
+            room = -count
+
+    def piece(self, token: int, *, control: bool = False) -> bytes:
+        """The bytes of one token; control tokens are empty unless asked for."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            size = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, control)
+            if size >= 0:
+                return buffer.raw[:size]
+            room = -size
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of generated tokens; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(self.piece(token) for token in tokens).decode(errors="replace")
+
+    def ends_generation(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    # Forward passes
+
+    def evaluate(self, tokens: Sequence[int], start: int, edit: Edit) -> FloatArray:
+        """Decode `tokens` at positions start, start+1, …; logits (n_vocab,) of the last one.
+
+        What the KV cache held at `start` and after is forgotten first.
+        Raises ModelError when the graph lacks what the edit needs, and LocalprobeError when the
+        sequence is longer than the context.
+        """
+        self._make_room(start + len(tokens), keep=start > 0)
+        visitor = ForwardPass(
+            self._embedding_name(), self.n_layer, self.n_embd, tokens, edit
+        )
+        memory = llama.llama_get_memory(self._context)
+        if start == 0:
+            llama.llama_memory_clear(memory, False)
+        elif not llama.llama_memory_seq_rm(memory, 0, start, -1):
+            raise ModelError("this model's memory cannot forget its latest tokens")
+        with self._hook.armed(visitor):
+            self._decode(tokens, start)
+        visitor.finish()
+        logits = llama.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(logits, (self.info.n_vocab,)).copy()
+
+    def check_length(self, n_tokens: int) -> None:
+        """Raise LocalprobeError when a sequence of so many tokens does not fit the context."""
+        if n_tokens > self.ctx:
+            raise LocalprobeError(
+                f"the prompt and its answer need {n_tokens} tokens, the context holds {self.ctx}; "
+                "shorten the prompt or the answer (--max-tokens), or raise --ctx "
+                f"(the model was trained with {self.info.n_ctx_train})"
+            )
+
+    def _decode(self, tokens: Sequence[int], start: int) -> None:
+        batch = llama.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for row, token in enumerate(tokens):
+                batch.token[row] = token
+                batch.pos[row] = start + row
+                batch.n_seq_id[row] = 1
+                batch.seq_id[row][0] = 0
+                batch.logits[row] = row == len(tokens) - 1
+            _log.clear()
+            status = llama.llama_decode(self._context, batch)
+        finally:
+            llama.llama_batch_free(batch)
+        if status != 0:
+            raise ModelError(f"llama.cpp could not decode {len(tokens)} tokens ({_last_error()})")
+
+    def _make_room(self, n_tokens: int, *, keep: bool) -> None:
+        """A context that holds so many tokens; a growing one starts empty."""
+        self.check_length(n_tokens)
+        if self._context is not None and n_tokens <= self._n_ctx:
+            return
+        if keep:
+            raise RuntimeError("the context cannot grow without losing its KV cache: reserve first")
+        if self._context is not None:
+            llama.llama_free(self._context)
+            self._context = None
+        self._n_ctx = -(-n_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+        params = llama.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = self._n_ctx
+        params.n_threads = params.n_threads_batch = self._threads
+        params.n_seq_max = 1
+        params.flash_attn_type = 0
+        params.type_k = params.type_v = 0
+        params.kv_unified = True
+        params.swa_full = True
+        params.no_perf = True
+        params.cb_eval = ctypes.cast(self._hook.callback, type(params.cb_eval))
+        _log.clear()
+        self._context = llama.llama_init_from_model(self._model, params)
+        if not self._context:
+            self._context = None
+            raise ModelError(f"llama.cpp could not make a context for {self.path} ({_last_error()})")
+
+    def reserve(self, n_tokens: int) -> None:
+        """Make sure that a sequence may grow to so many tokens without losing its KV cache."""
+        self._make_room(n_tokens, keep=False)
+
+    def _embedding_name(self) -> bytes:
+        if self._embedding is None:
+            tokens = [0, 0]
+            search = EmbeddingSearch(self.n_embd, len(tokens))
+            llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
+            with self._hook.armed(search):
+                self._decode(tokens, 0)
+            if search.name is None:
+                raise ModelError("no residual stream was found before the first block")
+            self._embedding = search.name
+        return self._embedding
+
+    def _read_info(self) -> ModelInfo:
+        model = self._model
+        meta = self._metadata
+        file_type = llama.llama_ftype_name(llama.llama_model_ftype(model)) or b"unknown"
+        return ModelInfo(
+            architecture=meta("general.architecture"),
+            n_layer=llama.llama_model_n_layer(model),
+            n_embd=llama.llama_model_n_embd(model),
+            n_head=llama.llama_model_n_head(model),
+            n_head_kv=llama.llama_model_n_head_kv(model),
+            n_vocab=llama.llama_vocab_n_tokens(self._vocab),
+            n_ctx_train=llama.llama_model_n_ctx_train(model),
+            n_params=llama.llama_model_n_params(model),
+            file_type=file_type.decode().removeprefix("(guessed) "),
+            tokenizer=meta("tokenizer.ggml.pre") or meta("tokenizer.ggml.model"),
+            adds_bos=bool(llama.llama_vocab_get_add_bos(self._vocab)),
+        )
+
+    def unsupported(self) -> str | None:
+        """Why this kind of model has no states to probe, or None."""
+        if llama.llama_model_has_encoder(self._model) or not llama.llama_model_has_decoder(
+            self._model
+        ):
+            return "it is not a decoder-only model"
+        if llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model):
+            return "it is recurrent: its past is not held in a KV cache"
+        if llama.llama_model_is_diffusion(self._model):
+            return "it is a diffusion model, not an autoregressive one"
+        return None
+
+    def _metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        size = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace") if size >= 0 else ""
+
+
+def _load(path: Path, gpu_layers: int) -> int:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except OSError as error:
+        raise ModelError(f"cannot read the model file {path}: {error.strerror}") from None
+    if magic != GGUF_MAGIC:
+        raise ModelError(f"{path} is not a GGUF file (it does not start with the letters GGUF)")
+    _start_backend()
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1_000_000
+    _log.clear()
+    model = llama.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise ModelError(f"{path} is truncated, damaged or of an unknown kind ({_last_error()})")
+    return int(model)
+
+
+_backend_started = False
+
+
+def _start_backend() -> None:
+    global _backend_started
+    if not _backend_started:
+        llama.llama_log_set(_keep_errors, None)
+        llama.llama_backend_init()
+        _backend_started = True
+
+
+def _last_error() -> str:
+    """The first thing llama.cpp complained of in the latest call: later ones follow from it."""
+    said = [line for line in _log if line]
+    return said[0] if said else "llama.cpp gave no reason"
+
+
+def softmax(logits: FloatArray) -> NDArray[np.float64]:
+    """Probabilities (n_vocab,) in float64."""
+    shifted = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return shifted / shifted.sum()

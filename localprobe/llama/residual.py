@@ -1,0 +1,157 @@
+"""The residual stream in the graph of one decode: find its states, read and overwrite them.
+
+Indices are the paper's: the state at layer k is the input of block k. In llama.cpp's graphs
+that is the node `l_out-(k-1)`, and for layer 0 the last node before the first one of block 0.
+Rows follow the order of the batch; that is checked in every pass, not assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localprobe.errors import ModelError
+from localprobe.llama import ggml
+
+FloatArray = NDArray[np.float32]
+
+
+class Edit(Protocol):
+    """What a forward pass is to look at and to change."""
+
+    @property
+    def layers(self) -> frozenset[int]:
+        """The states that `apply` has to see."""
+
+    @property
+    def attention_off_from(self) -> int | None:
+        """The first block whose attention contributes nothing; None where all contribute."""
+
+    def apply(self, layer: int, states: FloatArray) -> FloatArray | None:
+        """The state at `layer`, (n_tokens, n_embd), replaced; None leaves it as it is."""
+
+
+class EmbeddingSearch:
+    """A visitor that finds the name of the state at layer 0, by its place in the graph."""
+
+    def __init__(self, n_embd: int, n_tokens: int) -> None:
+        self._shape = [n_embd, n_tokens, 1, 1]
+        self._block_0_seen = False
+        self.name: bytes | None = None
+
+    def wants(self, address: int) -> bool:
+        tensor = ggml.at(address)
+        self._block_0_seen = self._block_0_seen or tensor.name.endswith(b"-0")
+        if not self._block_0_seen and list(tensor.ne) == self._shape:
+            self.name = tensor.name
+        return False
+
+    def computed(self, address: int) -> None: ...
+
+
+class ForwardPass:
+    """A visitor that carries out an edit in the graph of one decode of `tokens`.
+
+    The logits are those of the last token only. Call `finish` after the decode: it raises
+    ModelError when something that the edit needs did not turn up in the graph.
+    """
+
+    def __init__(
+        self, embedding: bytes, n_layer: int, n_embd: int, tokens: Sequence[int], edit: Edit
+    ) -> None:
+        self._layer_of = {b"l_out-%d" % block: block + 1 for block in range(n_layer - 1)}
+        self._layer_of[embedding] = 0
+        self._shape = [n_embd, len(tokens), 1, 1]
+        self._tokens = np.asarray(tokens, np.int32)
+        self._edit = edit
+        off_from = edit.attention_off_from
+        self._off = frozenset(() if off_from is None else range(off_from, n_layer))
+        self._missing_states = set(edit.layers | self._off)
+        self._missing_adds = set(self._off)
+        self._order_seen = False
+        self._layer = -1
+        self._state_names: set[bytes] = set()
+        self._residual: FloatArray | None = None
+
+    def wants(self, address: int) -> bool:
+        tensor = ggml.at(address)
+        name = tensor.name
+        if tensor.op == ggml.OP_GET_ROWS:
+            self._look_at_rows(tensor)
+        layer = self._layer_of.get(name)
+        if layer is not None:
+            self._layer, self._state_names = layer, {name}
+            return layer in self._missing_states
+        return self._is_residual_add(tensor)
+
+    def computed(self, address: int) -> None:
+        layer = self._layer_of.get(ggml.at(address).name)
+        if layer is None:
+            self._drop_attention(address)
+        else:
+            self._edit_state(layer, address)
+
+    def finish(self) -> None:
+        if not self._order_seen:
+            raise ModelError("the graph does not say which token each row belongs to")
+        if self._missing_states:
+            raise ModelError(f"the graph has no state at layer {min(self._missing_states)}")
+        if self._missing_adds:
+            raise ModelError(
+                f"the graph does not add block {min(self._missing_adds)}'s attention "
+                "to the residual stream"
+            )
+
+    def _look_at_rows(self, tensor: ggml.Tensor) -> None:
+        source, index = tensor.src[0], tensor.src[1]
+        if index and _original_name(ggml.at(index).name) == b"inp_tokens":
+            if not np.array_equal(ggml.read(index), self._tokens):
+                raise ModelError("llama.cpp split or reordered the batch; its rows are not ours")
+            self._order_seen = True
+        elif source and _original_name(ggml.at(source).name) in self._state_names:
+            # The last block goes on with the rows whose logits were asked for.
+            self._state_names.add(tensor.name)
+
+    def _is_residual_add(self, tensor: ggml.Tensor) -> bool:
+        """Whether this node adds the attention's contribution of a block that is switched off."""
+        return (
+            tensor.op == ggml.OP_ADD
+            and self._layer in self._missing_adds
+            and any(
+                _original_name(ggml.at(source).name) in self._state_names
+                for source in tensor.src[:2]
+                if source
+            )
+        )
+
+    def _edit_state(self, layer: int, address: int) -> None:
+        if list(ggml.at(address).ne) != self._shape:
+            raise ModelError(
+                f"the state at layer {layer} has shape {list(ggml.at(address).ne)}, "
+                f"not {self._shape}"
+            )
+        states: FloatArray = ggml.read(address)
+        if layer in self._edit.layers:
+            edited = self._edit.apply(layer, states)
+            if edited is not None:
+                ggml.write(address, edited)
+                states = edited
+        if layer in self._off:
+            self._residual = states
+        self._missing_states.discard(layer)
+
+    def _drop_attention(self, address: int) -> None:
+        # residual + attention := residual. Exact for any norm, bias or scale on the attention.
+        assert self._residual is not None
+        n_rows = ggml.at(address).ne[1]
+        ggml.write(address, self._residual[-n_rows:])
+        self._missing_adds.discard(self._layer)
+
+
+def _original_name(name: bytes) -> bytes:
+    # Between devices the scheduler works on copies named BACKEND#name#number.
+    parts = name.split(b"#")
+    return parts[1] if len(parts) == 3 else name

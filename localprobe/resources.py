@@ -1,0 +1,13 @@
+"""The data that stands at the top of the repository and inside the installed package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def resource(name: str) -> Path:
+    """models.toml or patches: in the wheel beside this file, in a checkout one folder above."""
+    shipped = _PACKAGE / name
+    return shipped if shipped.exists() else _PACKAGE.parent / name

@@ -1,0 +1,50 @@
+"""TOML that says where it is wrong: tomllib gives the line of bad syntax, this one of bad keys."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from localprobe.errors import LocalprobeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class TomlFile:
+    """A TOML file's tables, with errors that name the file and the line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._text = path.read_bytes().decode("utf-8-sig")
+            self.data: dict[str, Any] = tomllib.loads(self._text)
+        except OSError as error:
+            raise LocalprobeError(f"cannot read {path}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            raise LocalprobeError(f"{path}, line {line}: not UTF-8 text") from None
+        except tomllib.TOMLDecodeError as error:
+            raise LocalprobeError(f"{path} is not valid TOML: {error}") from None
+        except RecursionError:
+            raise LocalprobeError(f"{path} is not valid TOML: nested too deeply") from None
+
+    def error(self, message: str, table: str = "", key: str = "") -> LocalprobeError:
+        """An error about a key of a table; table "" is the top level."""
+        return LocalprobeError(f"{self.path}, line {self._line(table, key)}: {message}")
+
+    def _line(self, table: str, key: str) -> int:
+        lines = self._text.splitlines()
+        header = re.compile(rf"\s*\[\s*[\"']?{re.escape(table)}[\"']?\s*\]")
+        start = next((i for i, line in enumerate(lines) if table and header.match(line)), 0)
+        entry = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=")
+        for number, line in enumerate(lines[start:], start + 1):
+            if key and entry.match(line):
+                return number
+            if number > start + 1 and table and line.lstrip().startswith("["):
+                break
+        return start + 1

@@ -22,13 +22,19 @@ CLEAN = Edit()
 class Answer:
     """What the model says after a prompt.
 
-    tokens: the greedy continuation, without an end token. text: its text.
+    tokens: the greedy continuation, without the end token. text: its text.
     logits: (n_vocab,) of the first generated token.
+    end: the end token, where the model gave one.
     """
 
     tokens: tuple[int, ...]
     text: str
     logits: FloatArray
+    end: int | None = None
+
+    @property
+    def all_tokens(self) -> tuple[int, ...]:
+        return self.tokens if self.end is None else (*self.tokens, self.end)
 
 
 class FullEngine:
@@ -84,9 +90,11 @@ class FullEngine:
         logits = first_logits = model.evaluate(prompt, 0, edit(0))
         sequence = list(prompt)
         generated: list[int] = []
+        end = None
         while True:
             token = int(np.argmax(logits))
             if model.ends_generation(token):
+                end = token
                 break
             generated.append(token)
             sequence.append(token)
@@ -95,4 +103,4 @@ class FullEngine:
             rewrites = intervention is not None and intervention.writes_generated
             start = len(sequence) - (2 if rewrites else 1)
             logits = model.evaluate(sequence[start:], start, edit(start))
-        return Answer(tuple(generated), model.detokenize(generated), first_logits)
+        return Answer(tuple(generated), model.detokenize(generated), first_logits, end)

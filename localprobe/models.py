@@ -1,0 +1,87 @@
+"""A model by name or path: found, fetched, hashed, checked, loaded.
+
+    with open_model("smollm2-135m") as probe:
+        probe.model.tokenize("...")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from localprobe import registry
+from localprobe.cache import remembered, sha256_of
+from localprobe.errors import FetchError, ModelError
+from localprobe.fetch import fetch
+from localprobe.llama.check import check
+from localprobe.llama.model import Model
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that has passed the self-check. name: as in models.toml, or the file's stem."""
+
+    name: str
+    sha256: str
+    model: Model
+
+
+def find(name: str) -> tuple[str, Path, str]:
+    """Name, file and SHA-256 of a model given by name or by the path of a .gguf file.
+
+    A known model is fetched when it is not in the cache yet.
+    """
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf" or path.is_file():
+        if not path.is_file():
+            raise ModelError(f"there is no model file {path}")
+        return path.stem, path, _hash(path)
+    entry = registry.entry(name)
+    path = fetch(entry)
+    digest = _hash(path)
+    if digest != entry.sha256:
+        raise FetchError(
+            f"the cached file {path} has SHA-256 {digest}, models.toml says {entry.sha256}; "
+            f"delete it and run: localprobe models pull {name}"
+        )
+    return name, path, digest
+
+
+@contextmanager
+def open_model(
+    name: str, *, threads: int = 0, gpu_layers: int = 0, ctx: int = 0
+) -> Iterator[LoadedModel]:
+    """Load a model and make sure, once per file, that localprobe can probe it.
+
+    Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
+    """
+    name, path, digest = find(name)
+    with Model(path, threads=threads, gpu_layers=gpu_layers, ctx=ctx) as model:
+        reason = why_not(model, digest, gpu_layers)
+        if reason:
+            raise ModelError(f"{path} cannot be probed: {reason}")
+        yield LoadedModel(name, digest, model)
+
+
+def why_not(model: Model, digest: str, gpu_layers: int) -> str:
+    """Why this model cannot be probed; empty when it can. Remembered per file and engine."""
+
+    def run() -> str:
+        try:
+            check(model)
+        except ModelError as error:
+            return str(error)
+        return ""
+
+    engine = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
+    return str(remembered("checks.json", f"{digest}, {engine}, gpu {gpu_layers}", run))
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise ModelError(f"cannot read the model file {path}: {error.strerror}") from None

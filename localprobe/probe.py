@@ -1,0 +1,104 @@
+"""One prompt under interventions: the answer at each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from localprobe.answers import Token, top_tokens
+from localprobe.engine.full import FullEngine
+from localprobe.errors import LocalprobeError
+from localprobe.interventions import Inject, Intervention
+from localprobe.llama.model import Model
+from localprobe.prompts import tokenize_prompt
+from localprobe.swap import pair_up
+from localprobe.words import occurrences, token_spans, tokens_of
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """What the model says when an intervention is made at a layer. top: of the first token."""
+
+    patch: str
+    layer: int
+    text: str
+    top: tuple[Token, ...]
+
+
+def cells(
+    interventions: Sequence[Intervention], layers: Sequence[int]
+) -> list[tuple[Intervention, int]]:
+    """Every (intervention, layer) that is defined. Raises LocalprobeError where one has none."""
+    for intervention in interventions:
+        if layers[-1] < intervention.first_layer:
+            raise LocalprobeError(
+                f"{intervention.name} is defined from layer {intervention.first_layer} on"
+            )
+    return [
+        (intervention, layer)
+        for intervention in interventions
+        for layer in layers
+        if layer >= intervention.first_layer
+    ]
+
+
+def probe(
+    engine: FullEngine,
+    prompt: Sequence[int],
+    wanted: Sequence[tuple[Intervention, int]],
+    *,
+    max_tokens: int,
+) -> Iterator[ProbeRow]:
+    for intervention, layer in wanted:
+        answer = engine.answer(
+            prompt, max_tokens=max_tokens, intervention=intervention, layer=layer
+        )
+        yield ProbeRow(
+            intervention.name, layer, answer.text, top_tokens(engine.model, answer.logits)
+        )
+
+
+def injection(
+    engine: FullEngine,
+    prompt: tuple[str, Sequence[int]],
+    donor: tuple[str, Sequence[int]],
+    at: str,
+    donor_at: str,
+    layers: Sequence[int],
+) -> Inject:
+    """An injection from a donor, each given as its text and tokens, at positions or words.
+
+    Words of equal token counts go token for token, others by their last tokens.
+    Raises LocalprobeError for positions outside, or on the prompt's last token.
+    """
+    model = engine.model
+    pairs = pair_up(
+        find_position(model, at, *prompt, what="the prompt"),
+        find_position(model, donor_at, *donor, what="the donor"),
+    )
+    if pairs.at[-1] == len(prompt[1]) - 1:
+        raise LocalprobeError(
+            f"--at {at} is the last token of the prompt, which is never written to"
+        )
+    return Inject(engine.states(donor[1], layers), pairs.at, pairs.donor_at)
+
+
+def find_position(
+    model: Model, position: str, text: str, tokens: Sequence[int], *, what: str
+) -> list[int]:
+    """Token positions of an index (negative: from the end) or of the last place of a word."""
+    try:
+        index = int(position)
+    except ValueError:
+        pass
+    else:
+        if not -len(tokens) <= index < len(tokens):
+            raise LocalprobeError(
+                f"position {index} is outside {what}, whose tokens are 0 to {len(tokens) - 1}"
+            )
+        return [index % len(tokens)]
+    places = occurrences(position, text) if position else []
+    if not places:
+        raise LocalprobeError(f"{position!r} is neither a position nor a word of {what}")
+    spans = token_spans([model.piece(token) for token in tokens], text)
+    return tokens_of(places[-1], text, spans)

@@ -1,0 +1,183 @@
+"""Swap the word OLD of a prompt for NEW in the hidden states of one layer at a time.
+
+The donor is the prompt with OLD replaced by NEW. At each layer, the states of NEW's tokens in the
+donor overwrite those of OLD's tokens in the prompt; does the answer follow the donor or the prompt?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from localprobe.answers import Token, top_tokens
+from localprobe.engine.full import Answer, FullEngine
+from localprobe.errors import LocalprobeError
+from localprobe.interventions import Inject
+from localprobe.llama.model import Model, softmax
+from localprobe.prompts import tokenize_prompt
+from localprobe.words import occurrences, token_spans, tokens_of
+
+ORIGINAL, MODIFIED, NEITHER = "original", "modified", "neither"
+
+
+@dataclass(frozen=True)
+class SwapPlan:
+    """Which donor positions go where.
+
+    at, donor_at: positions in `prompt` and in `donor`, pairwise.
+    token_for_token: False where OLD and NEW differ in length, so that only the last token of the
+    word is swapped.
+    """
+
+    prompt: tuple[int, ...]
+    donor: tuple[int, ...]
+    at: tuple[int, ...]
+    donor_at: tuple[int, ...]
+    token_for_token: bool
+
+
+def plan_swap(model: Model, text: str, old: str, new: str) -> SwapPlan:
+    """Find OLD in the prompt, everywhere it stands, and NEW in the donor.
+
+    Raises LocalprobeError when OLD is not in the prompt, NEW is empty or the same, or the word is
+    the last token, which is never written to.
+    """
+    if not old or not new.strip():
+        raise LocalprobeError("OLD and NEW must not be empty")
+    if old == new:
+        raise LocalprobeError(f"OLD and NEW are the same word, {old!r}")
+    places = occurrences(old, text)
+    if not places:
+        raise LocalprobeError(f"{old!r} is not in the prompt")
+    donor_text, donor_places = _replace(text, places, new)
+    prompt = tokenize_prompt(model, text)
+    donor = tokenize_prompt(model, donor_text)
+    spans = token_spans([model.piece(token) for token in prompt], text)
+    donor_spans = token_spans([model.piece(token) for token in donor], donor_text)
+    pairs = [
+        pair_up(tokens_of(place, text, spans), tokens_of(donor_place, donor_text, donor_spans))
+        for place, donor_place in zip(places, donor_places, strict=True)
+    ]
+    at = tuple(position for pair in pairs for position in pair.at)
+    if at[-1] == len(prompt) - 1:
+        raise LocalprobeError(
+            f"{old!r} ends with the last token of the prompt, which is never written to; "
+            "let the prompt go on after it"
+        )
+    return SwapPlan(
+        prompt=tuple(prompt),
+        donor=tuple(donor),
+        at=at,
+        donor_at=tuple(position for pair in pairs for position in pair.donor_at),
+        token_for_token=all(pair.token_for_token for pair in pairs),
+    )
+
+
+@dataclass(frozen=True)
+class Pairing:
+    at: tuple[int, ...]
+    donor_at: tuple[int, ...]
+    token_for_token: bool
+
+
+def pair_up(at: Sequence[int], donor_at: Sequence[int]) -> Pairing:
+    """Words of equal token counts token for token, of unequal ones by their last tokens."""
+    if len(at) == len(donor_at):
+        return Pairing(tuple(at), tuple(donor_at), True)
+    return Pairing((at[-1],), (donor_at[-1],), False)
+
+
+def _replace(
+    text: str, places: Sequence[tuple[int, int]], new: str
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text with every place replaced, and where the replacements stand in it."""
+    parts: list[str] = []
+    new_places: list[tuple[int, int]] = []
+    end_of_last = length = 0
+    for start, end in places:
+        length += start - end_of_last
+        parts += [text[end_of_last:start], new]
+        new_places.append((length, length + len(new)))
+        length += len(new)
+        end_of_last = end
+    return "".join([*parts, text[end_of_last:]]), new_places
+
+
+@dataclass(frozen=True)
+class SwapRow:
+    """One layer. p_original, p_modified: see `Swap`. follows: original, modified or neither."""
+
+    layer: int
+    text: str
+    p_original: float
+    p_modified: float
+    follows: str
+    top: tuple[Token, ...]
+
+
+class Swap:
+    """A swap on one prompt.
+
+    original, modified: the clean answers to the prompt and to the donor.
+    P(original) and P(modified) are the probabilities of the two answers' first tokens; where the
+    answers begin alike, of the first tokens in which they differ, given what they share.
+    """
+
+    def __init__(self, engine: FullEngine, plan: SwapPlan, max_tokens: int) -> None:
+        self._engine, self._max_tokens = engine, max_tokens
+        self.plan = plan
+        self.original = engine.answer(plan.prompt, max_tokens=max_tokens)
+        self.modified = engine.answer(plan.donor, max_tokens=max_tokens)
+        shared, self.original_token, self.modified_token = _parting(self.original, self.modified)
+        self._shared = shared
+
+    def rows(self, layers: Sequence[int]) -> Iterator[SwapRow]:
+        states = self._engine.states(self.plan.donor, layers)
+        inject = Inject(states, self.plan.at, self.plan.donor_at)
+        for layer in layers:
+            answer = self._engine.answer(
+                self.plan.prompt, max_tokens=self._max_tokens, intervention=inject, layer=layer
+            )
+            logits = answer.logits
+            if self._shared:
+                logits = self._engine.answer(
+                    [*self.plan.prompt, *self._shared],
+                    max_tokens=1,
+                    intervention=inject,
+                    layer=layer,
+                ).logits
+            probabilities = softmax(logits)
+            likeliest = int(np.argmax(logits))
+            follows = {self.original_token: ORIGINAL, self.modified_token: MODIFIED}
+            yield SwapRow(
+                layer=layer,
+                text=answer.text,
+                p_original=float(probabilities[self.original_token]),
+                p_modified=float(probabilities[self.modified_token]),
+                follows=follows.get(likeliest, NEITHER),
+                top=top_tokens(self._engine.model, answer.logits),
+            )
+
+
+def _parting(original: Answer, modified: Answer) -> tuple[tuple[int, ...], int, int]:
+    """What two answers share, and the first token of each after that."""
+    one, other = original.all_tokens, modified.all_tokens
+    for position, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return one[:position], a, b
+    raise LocalprobeError(
+        f"the model answers {original.text!r} to the prompt and to the donor alike: "
+        "there is nothing to tell apart; try other words or more --max-tokens"
+    )
+
+
+def flip_layer(rows: Sequence[SwapRow]) -> int | None:
+    """The first layer from which on, up to the last row, P(original) > P(modified)."""
+    flip = None
+    for row in reversed(rows):
+        if row.p_original <= row.p_modified:
+            break
+        flip = row.layer
+    return flip

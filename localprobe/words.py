@@ -1,0 +1,42 @@
+"""From words of a text to the positions of its tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from localprobe.errors import LocalprobeError
+
+
+def token_spans(pieces: Sequence[bytes], text: str) -> list[tuple[int, int]]:
+    """The bytes [start, end) of `text` (UTF-8) that each token stands for.
+
+    Tokens without text (the begin token) and a space that the tokenizer puts in front have
+    empty spans. Raises LocalprobeError when the tokenizer changes the text (lower-cases it, say).
+    """
+    data = text.encode()
+    offset = len(data) - sum(map(len, pieces))
+    if not b"".join(pieces).endswith(data):
+        raise LocalprobeError(
+            "this model's tokenizer changes the text, so words cannot be found in it; "
+            "give token positions instead (see localprobe tokens)"
+        )
+    spans = []
+    for piece in pieces:
+        spans.append((max(0, offset), max(0, offset + len(piece))))
+        offset += len(piece)
+    return spans
+
+
+def occurrences(word: str, text: str) -> list[tuple[int, int]]:
+    """Where a word stands in a text, in characters: as a whole word if it does, else anywhere."""
+    whole = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
+    return whole or [match.span() for match in re.finditer(re.escape(word), text)]
+
+
+def tokens_of(
+    span: tuple[int, int], text: str, spans: Sequence[tuple[int, int]]
+) -> list[int]:
+    """Positions of the tokens that hold any of the characters [start, end) of the text."""
+    start, end = (len(text[:at].encode()) for at in span)
+    return [i for i, (first, last) in enumerate(spans) if first < end and last > start]

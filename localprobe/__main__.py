@@ -1,0 +1,3 @@
+from localprobe.cli import main
+
+raise SystemExit(main())

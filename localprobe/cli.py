@@ -1,0 +1,289 @@
+"""The command line: parse, call, show. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Optional
+
+import typer
+
+from localprobe.errors import LocalprobeError
+from localprobe.registry import DEFAULT_MODEL
+
+app = typer.Typer(
+    name="localprobe",
+    help="Overwrite what earlier tokens hold at a layer of a GGUF model; watch the answer change.",
+    epilog="Try: localprobe demo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+PROMPT_HELP = r"The prompt; \n is a newline, @FILE reads a file, - reads standard input."
+EXAMPLE_PROMPT = (
+    r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
+)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A name of `localprobe models`, or a .gguf file.")
+]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0: as many as there are cores.", min=0)]
+GpuLayers = Annotated[int, typer.Option(help="Blocks to place on the GPU; -1: all.", min=-1)]
+Ctx = Annotated[
+    int,
+    typer.Option(help="Longest sequence in tokens; 0: as long as the model was trained for.", min=0),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the random draws.", min=0)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Layers = Annotated[
+    str, typer.Option(help="Layers: all, 12, 3,7,12, 0:30:2 (Python's slices) or -5: (the last).")
+]
+MaxTokens = Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)]
+Prompt = Annotated[str, typer.Argument(help=PROMPT_HELP)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from localprobe import __version__
+
+        print(f"localprobe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: localprobe demo")
+def demo(
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    short: Annotated[bool, typer.Option("--short", help="Fewer layers and examples.")] = False,
+) -> None:
+    """Two experiments on a small model, explained: a swap, then a sweep."""
+    from localprobe import demo as show
+    from localprobe.models import open_model
+
+    with open_model(model, threads=threads, gpu_layers=gpu_layers) as loaded:
+        show.run(loaded, short=short)
+
+
+@app.command(
+    epilog=f"Example: localprobe probe '{EXAMPLE_PROMPT}' --patch freeze --patch skip --layers 16:"
+)
+def probe(
+    prompt: Prompt,
+    patch: Annotated[
+        list[str],
+        typer.Option(
+            "--patch",
+            "-p",
+            help="Intervention: random, shuffle, freeze, skip or inject; several with commas.",
+        ),
+    ],
+    layers: Layers = "all",
+    max_tokens: MaxTokens = 8,
+    donor: Annotated[
+        Optional[str], typer.Option(help="For inject: the prompt whose states are injected.")
+    ] = None,
+    at: Annotated[
+        Optional[str],
+        typer.Option(help="For inject: the token written to, an index or a word of the prompt."),
+    ] = None,
+    donor_at: Annotated[
+        Optional[str],
+        typer.Option(help="For inject: the token read, an index or a word of the donor."),
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    ctx: Ctx = 0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """One prompt: the answer at each layer under each intervention."""
+    from localprobe import commands
+
+    commands.probe(
+        prompt=prompt,
+        patches=_names(patch),
+        layers=layers,
+        max_tokens=max_tokens,
+        donor=donor,
+        at=at,
+        donor_at=donor_at,
+        model=commands.ModelChoice(model, threads, gpu_layers, ctx),
+        seed=seed,
+        json=json,
+    )
+
+
+@app.command(epilog=f"Example: localprobe swap '{EXAMPLE_PROMPT}' France Italy --layers 16:")
+def swap(
+    prompt: Prompt,
+    old: Annotated[str, typer.Argument(help="A word of the prompt.")],
+    new: Annotated[str, typer.Argument(help="What the donor prompt has in its place.")],
+    layers: Layers = "all",
+    max_tokens: MaxTokens = 8,
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    ctx: Ctx = 0,
+    json: Json = False,
+) -> None:
+    """Swap OLD for NEW in the hidden states of one layer: which one does the answer follow?"""
+    from localprobe import commands
+
+    commands.swap(
+        prompt=prompt,
+        old=old,
+        new=new,
+        layers=layers,
+        max_tokens=max_tokens,
+        model=commands.ModelChoice(model, threads, gpu_layers, ctx),
+        json=json,
+    )
+
+
+@app.command(
+    epilog="Example: localprobe sweep --task capitals --patch freeze,skip --layers 16: -n 5"
+)
+def sweep(
+    patch: Annotated[
+        list[str],
+        typer.Option(
+            "--patch",
+            "-p",
+            help="Intervention: random, shuffle, freeze, skip or swap; several with commas.",
+        ),
+    ],
+    task: Annotated[str, typer.Option(help="What to ask: capitals.")] = "capitals",
+    layers: Layers = "all",
+    n: Annotated[
+        Optional[int],
+        typer.Option("-n", help="How many examples to use; all if not given.", min=1),
+    ] = None,
+    template: Annotated[
+        Optional[str],
+        typer.Option(help=r"Another prompt, with {country} where the country goes; \n: newline."),
+    ] = None,
+    all_examples: Annotated[
+        bool,
+        typer.Option("--all-examples", help="Also use examples that the clean model gets wrong."),
+    ] = False,
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    ctx: Ctx = 0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Many examples: the score at each layer under each intervention."""
+    from localprobe import commands
+
+    commands.sweep(
+        task=task,
+        template=template,
+        patches=_names(patch),
+        layers=layers,
+        n=n,
+        all_examples=all_examples,
+        model=commands.ModelChoice(model, threads, gpu_layers, ctx),
+        seed=seed,
+        json=json,
+    )
+
+
+@app.command(epilog=r"Example: localprobe tokens 'Q: What is the capital of France?\nA:'")
+def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = False) -> None:
+    """How the model cuts a prompt into tokens: index, id, text."""
+    from localprobe import commands
+
+    commands.tokens(prompt, model, json=json)
+
+
+@models_app.callback(invoke_without_command=True, epilog="Example: localprobe models")
+def models(ctx: typer.Context, json: Json = False) -> None:
+    """The models known by name: list, pull, info."""
+    if ctx.invoked_subcommand is None:
+        from localprobe import commands
+
+        commands.list_models(json=json)
+
+
+@models_app.command("list", epilog="Example: localprobe models list")
+def models_list(json: Json = False) -> None:
+    """List the known models."""
+    from localprobe import commands
+
+    commands.list_models(json=json)
+
+
+@models_app.command("pull", epilog=f"Example: localprobe models pull {DEFAULT_MODEL}")
+def models_pull(name: Annotated[str, typer.Argument(help="A name of `localprobe models`.")]) -> None:
+    """Fetch a model into the cache."""
+    from localprobe import commands
+
+    commands.pull_model(name)
+
+
+@models_app.command("info", epilog=f"Example: localprobe models info {DEFAULT_MODEL}")
+def models_info(
+    model: Annotated[str, typer.Argument(help="A name of `localprobe models`, or a .gguf file.")],
+    json: Json = False,
+) -> None:
+    """Architecture, sizes, tokenizer, and whether localprobe can probe it."""
+    from localprobe import commands
+
+    commands.model_info(model, json=json)
+
+
+def _names(values: Sequence[str]) -> list[str]:
+    """--patch a,b --patch c -> a, b, c"""
+    return [name.strip().lower() for value in values for name in value.split(",") if name.strip()]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. Errors are one sentence on stderr.
+
+    0: ok. 1: a problem was found. 2: wrong use or bad input. 130: Ctrl-C.
+    """
+    from typer.exceptions import TyperException
+
+    try:
+        code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except LocalprobeError as error:
+        return _fail(str(error), error.exit_code)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context else ""
+        return _fail(error.format_message().rstrip(".") + hint, 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader has gone (| head): nobody is left to tell. Keep the exit from flushing to it.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        return _fail("out of memory; use a smaller model, --ctx or fewer layers", 2)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"localprobe: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,311 @@
+"""What the commands do: open the model, compute, show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.text import Text
+from tqdm import tqdm
+
+from localprobe import interventions, registry
+from localprobe import models as model_files
+from localprobe import probe as probing
+from localprobe import swap as swapping
+from localprobe.engine.full import FullEngine
+from localprobe.errors import LocalprobeError
+from localprobe.fetch import fetch
+from localprobe.layers import parse_layers
+from localprobe.llama.model import Model
+from localprobe.models import LoadedModel, open_model
+from localprobe.prompts import read_prompt, tokenize_prompt, unescape
+from localprobe.report import documents
+from localprobe.report.sweep_view import SweepView, run_with_bar
+from localprobe.report.tables import facts, probe_table, swap_table
+from localprobe.report.terminal import clipped, new_table, say, stdout_console, visible
+from localprobe.sweep import PATCHES, Sweep
+from localprobe.tasks import task_by_name
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The options that say which model to use and how."""
+
+    name: str
+    threads: int
+    gpu_layers: int
+    ctx: int
+
+    def open(self) -> AbstractContextManager[LoadedModel]:
+        return open_model(
+            self.name, threads=self.threads, gpu_layers=self.gpu_layers, ctx=self.ctx
+        )
+
+
+def probe(
+    *,
+    prompt: str,
+    patches: Sequence[str],
+    layers: str,
+    max_tokens: int,
+    donor: str | None,
+    at: str | None,
+    donor_at: str | None,
+    model: ModelChoice,
+    seed: int,
+    json: bool,
+) -> None:
+    text = read_prompt(prompt)
+    for patch in patches:
+        if patch != interventions.Inject.name:
+            interventions.by_name(patch, seed)
+    if not patches:
+        raise LocalprobeError(f"no intervention was named; known: {', '.join(interventions.NAMES)}")
+    injects = interventions.Inject.name in patches
+    if injects and None in (donor, at, donor_at):
+        raise LocalprobeError("inject needs --donor TEXT, --at POSITION and --donor-at POSITION")
+    if not injects and (donor, at, donor_at) != (None, None, None):
+        raise LocalprobeError("--donor, --at and --donor-at are for --patch inject")
+    with model.open() as loaded:
+        engine = FullEngine(loaded.model)
+        tokens = tokenize_prompt(loaded.model, text)
+        loaded.model.check_length(len(tokens) + max_tokens)
+        chosen = parse_layers(layers, loaded.model.n_layer)
+        wanted: list[interventions.Intervention] = []
+        for patch in dict.fromkeys(patches):
+            if patch == interventions.Inject.name:
+                assert donor is not None and at is not None and donor_at is not None
+                donor_text = read_prompt(donor)
+                given = (donor_text, tokenize_prompt(loaded.model, donor_text))
+                wanted.append(
+                    probing.injection(engine, (text, tokens), given, at, donor_at, chosen)
+                )
+            else:
+                wanted.append(interventions.by_name(patch, seed))
+        cells = probing.cells(wanted, chosen)
+        baseline = engine.answer(tokens, max_tokens=max_tokens)
+        rows = list(
+            _with_bar(probing.probe(engine, tokens, cells, max_tokens=max_tokens), len(cells))
+        )
+        if json:
+            documents.print_document(
+                documents.probe_document(loaded, text, tokens, baseline, rows)
+            )
+            return
+        console = stdout_console()
+        console.print(_model_line(loaded))
+        console.print(Text(f"prompt: {visible(text)}"))
+        console.print(Text(f"clean answer: {visible(baseline.text.strip(' '))}", style="bold"))
+        console.print(probe_table(console, rows, baseline.text))
+
+
+def swap(
+    *,
+    prompt: str,
+    old: str,
+    new: str,
+    layers: str,
+    max_tokens: int,
+    model: ModelChoice,
+    json: bool,
+) -> None:
+    text = read_prompt(prompt)
+    words = unescape(old), unescape(new)
+    with model.open() as loaded:
+        chosen = parse_layers(layers, loaded.model.n_layer)
+        plan = swapping.plan_swap(loaded.model, text, *words)
+        loaded.model.check_length(max(len(plan.prompt), len(plan.donor)) + max_tokens)
+        result = swapping.Swap(FullEngine(loaded.model), plan, max_tokens)
+        rows = list(_with_bar(result.rows(chosen), len(chosen)))
+        if json:
+            documents.print_document(documents.swap_document(loaded, text, words, result, rows))
+            return
+        console = stdout_console()
+        console.print(_model_line(loaded))
+        show_swap(text, words, result, rows, loaded.model.n_layer)
+
+
+def show_swap(
+    text: str,
+    words: tuple[str, str],
+    result: swapping.Swap,
+    rows: Sequence[swapping.SwapRow],
+    n_layer: int,
+) -> None:
+    """The table of a swap with what it needs to be understood."""
+    old, new = words
+    console = stdout_console()
+    original, modified = (
+        visible(answer.text.partition("\n")[0].strip())
+        for answer in (result.original, result.modified)
+    )
+    console.print(Text(f"prompt: {visible(text)}"))
+    console.print(Text(f"  with {visible(old)}: {original} (original)"))
+    console.print(Text(f"  with {visible(new)}: {modified} (modified)"))
+    how = (
+        "token for token"
+        if result.plan.token_for_token
+        else "last token of the word only: the words have unequal numbers of tokens"
+    )
+    console.print(Text(f"  swapped {how}, at {', '.join(map(str, result.plan.at))}"))
+    console.print(swap_table(console, rows, old, new))
+    flip = swapping.flip_layer(rows)
+    console.print(
+        Text(
+            f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on the prompt's own "
+            f"{visible(old)} wins"
+            if flip is not None
+            else f"no flip: at the last layer shown {visible(new)} still wins",
+            style="bold",
+        )
+    )
+
+
+def sweep(
+    *,
+    task: str,
+    template: str | None,
+    patches: Sequence[str],
+    layers: str,
+    n: int | None,
+    all_examples: bool,
+    model: ModelChoice,
+    seed: int,
+    json: bool,
+) -> None:
+    chosen_task = task_by_name(task, None if template is None else unescape(template))
+    with model.open() as loaded:
+        run = Sweep(
+            FullEngine(loaded.model),
+            chosen_task,
+            patches,
+            parse_layers(layers, loaded.model.n_layer),
+            n=n,
+            seed=seed,
+            all_examples=all_examples,
+        )
+        if json:
+            run_with_bar(run)
+            documents.print_document(documents.sweep_document(loaded, run))
+        else:
+            SweepView(run, loaded.model.n_layer, f"{task} · {_describe(loaded)}").run()
+
+
+def tokens(prompt: str, name: str, *, json: bool) -> None:
+    text = read_prompt(prompt)
+    with Model(model_files.find(name)[1]) as model:
+        records = documents.token_records(model, model.tokenize(text))
+    if json:
+        documents.print_document({"prompt": text, "tokens": records})
+        return
+    table = new_table()
+    for header in ("index", "id"):
+        table.add_column(header, justify="right")
+    table.add_column("text", no_wrap=True)
+    for index, record in enumerate(records):
+        table.add_row(str(index), str(record["id"]), clipped(record["text"], 60))
+    stdout_console().print(table)
+
+
+def list_models(*, json: bool) -> None:
+    known = registry.entries().values()
+    if json:
+        documents.print_document(
+            [
+                {
+                    "name": entry.name,
+                    "architecture": entry.architecture,
+                    "size": entry.size,
+                    "cached": entry.path.exists(),
+                    "license": entry.license,
+                    "sha256": entry.sha256,
+                    "source": str(entry.source),
+                    "note": entry.note,
+                }
+                for entry in known
+            ]
+        )
+        return
+    table = new_table("name", "arch")
+    table.add_column("size", justify="right")
+    table.add_column("cached")
+    table.add_column("note", overflow="ellipsis", no_wrap=True)
+    for entry in known:
+        size = f"{entry.size / 1e9:.1f} GB" if entry.size >= 1e9 else f"{entry.size / 1e6:.0f} MB"
+        cached = "yes" if entry.path.exists() else "no"
+        table.add_row(entry.name, entry.architecture, size, cached, visible(entry.note))
+    stdout_console().print(table)
+
+
+def pull_model(name: str) -> None:
+    entry = registry.entry(name)
+    if entry.path.exists():
+        model_files.find(name)
+        say(f"{name} is in the cache already: {entry.path}")
+        return
+    say(f"{name} is in the cache: {fetch(entry)}")
+
+
+def model_info(name: str, *, json: bool) -> None:
+    known, path, digest = model_files.find(name)
+    with Model(path) as model:
+        reason = model_files.why_not(model, digest, 0)
+        loaded = LoadedModel(known, digest, model)
+        record = documents.model_record(loaded)
+        info = model.info
+    if json:
+        record |= {
+            "n_head": info.n_head,
+            "n_head_kv": info.n_head_kv,
+            "n_vocab": info.n_vocab,
+            "n_ctx_train": info.n_ctx_train,
+            "n_params": info.n_params,
+            "tokenizer": info.tokenizer,
+            "can_probe": not reason,
+            "reason": reason or None,
+        }
+        documents.print_document(record)
+        return
+    stdout_console().print(
+        facts(
+            [
+                ("name", known),
+                ("file", str(path)),
+                ("sha256", digest),
+                ("architecture", info.architecture),
+                ("file type", info.file_type),
+                ("parameters", f"{info.n_params / 1e6:,.1f} M"),
+                ("blocks", str(info.n_layer)),
+                ("n_embd", str(info.n_embd)),
+                ("heads", f"{info.n_head} (keys and values: {info.n_head_kv})"),
+                ("tokenizer", f"{info.tokenizer}, {info.n_vocab:,} tokens"),
+                ("context", f"{info.n_ctx_train:,} tokens in training"),
+                ("can be probed", f"no: {reason}" if reason else "yes"),
+            ]
+        )
+    )
+
+
+def check_patches(patches: Iterable[str]) -> None:
+    for patch in patches:
+        if patch not in PATCHES:
+            interventions.by_name(patch, 0)
+
+
+def _describe(loaded: LoadedModel) -> str:
+    info = loaded.model.info
+    return f"{loaded.name} ({info.architecture}, {info.file_type}, {info.n_layer} blocks)"
+
+
+def _model_line(loaded: LoadedModel) -> Text:
+    return Text(_describe(loaded), style="bold")
+
+
+def _with_bar(rows: Iterator[T], total: int) -> Iterator[T]:
+    return iter(
+        tqdm(rows, total=total, unit="cell", leave=False, disable=None, dynamic_ncols=True)
+    )

@@ -1,0 +1,86 @@
+"""Consoles, colours, bars, and text of models made safe to show."""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# viridis, from 0 to 1: its lightness rises evenly, so it also reads in grey and when colour-blind.
+_HEAT = ("#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b")
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def stdout_console() -> Console:
+    """Colour and live output on a terminal; plain text when piped or with NO_COLOR."""
+    if os.environ.get("NO_COLOR"):
+        return Console(color_system=None, highlight=False)
+    return Console(highlight=False)
+
+
+def is_live(console: Console) -> bool:
+    """Whether a view that redraws itself makes sense."""
+    return console.is_terminal and not console.is_dumb_terminal and bool(console.color_system)
+
+
+def say(message: str) -> None:
+    """A line for the user beside the output: on stderr."""
+    print(message, file=sys.stderr)
+
+
+def new_table(*headers: str) -> Table:
+    """An empty table in the house style: a rule under the head, no frame; numbers right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+    for header in headers:
+        table.add_column(header, no_wrap=True)
+    return table
+
+
+def heat(share: float) -> str:
+    """A colour for 0 … 1."""
+    return _HEAT[min(len(_HEAT) - 1, max(0, int(share * len(_HEAT))))]
+
+
+def bar(share: float, width: int, *, unicode: bool) -> str:
+    """A bar of `width` columns, filled by a share, to an eighth of a column."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    if not unicode:
+        return ("#" * round(eighths / 8)).ljust(width)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width)
+
+
+def speaks_unicode(console: Console) -> bool:
+    return console.encoding.lower().startswith("utf")
+
+
+def visible(text: str) -> str:
+    """Text of a model or a user on one line: control and formatting characters written out."""
+    shown = []
+    for char in text:
+        if char == "\n":
+            shown.append("\\n")
+        elif unicodedata.category(char)[0] == "C":
+            shown.append(char.encode("unicode_escape").decode())
+        else:
+            shown.append(char)
+    return "".join(shown)
+
+
+def clipped(text: str, width: int, style: str = "") -> Text:
+    """`visible` text on one line of at most `width` columns, with an ellipsis where it is cut."""
+    shown = Text(visible(text), style=style, no_wrap=True)
+    shown.truncate(width, overflow="ellipsis")
+    return shown
+
+
+def duration(seconds: float) -> str:
+    """1:05, 2:03:04."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

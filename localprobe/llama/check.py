@@ -14,7 +14,7 @@ A model that fails is refused: it would give wrong numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -28,12 +28,14 @@ TOLERANCE = 1e-3
 
 
 class _Watch:
-    """Show every state to a function, which may replace it."""
+    """Show states to a function, which may replace them."""
 
     attention_off_from: int | None = None
 
-    def __init__(self, n_layer: int, look: Callable[[int, FloatArray], FloatArray | None]) -> None:
-        self.layers = frozenset(range(n_layer))
+    def __init__(
+        self, layers: Iterable[int], look: Callable[[int, FloatArray], FloatArray | None]
+    ) -> None:
+        self.layers = frozenset(layers)
         self.apply = look
 
 
@@ -57,13 +59,12 @@ def check(model: Model) -> None:
     if changed.tolist() != [False, True, False]:
         raise ModelError("the rows of its states do not follow the order of the tokens")
 
-    write_back = _Watch(model.n_layer, lambda layer, states: states)
+    write_back = _Watch(range(model.n_layer), lambda layer, states: states)
     if differ(model.evaluate(a, 0, write_back), logits_a):
         raise ModelError("writing back the states that were read changes its logits")
 
     for layer in range(model.n_layer):
-        transplant = _Watch(model.n_layer, lambda _layer, _states: states_b[layer])
-        transplant.layers = frozenset([layer])
+        transplant = _Watch([layer], lambda at_layer, _states: states_b[at_layer])
         if differ(model.evaluate(a, 0, transplant), logits_b):
             raise ModelError(
                 f"the state at layer {layer} is not all that later blocks see, "
@@ -80,7 +81,7 @@ def _check_attention(
     def keep(layer: int, seen: FloatArray) -> None:
         states[layer] = seen
 
-    off = _Watch(model.n_layer, keep)
+    off = _Watch(range(model.n_layer), keep)
     off.attention_off_from = 0
     if differ(model.evaluate(other_past, 0, off), model.evaluate(a, 0, off)):
         raise ModelError("its attention cannot be switched off apart from the rest of a block")
@@ -98,7 +99,7 @@ def _clean(model: Model, tokens: list[int]) -> tuple[FloatArray, dict[int, Float
     def keep(layer: int, seen: FloatArray) -> None:
         states[layer] = seen
 
-    watch = _Watch(model.n_layer, keep)
+    watch = _Watch(range(model.n_layer), keep)
     logits = model.evaluate(tokens, 0, watch)
     if not np.array_equal(logits, model.evaluate(tokens, 0, NoEdit())):
         raise ModelError("reading its states changes its logits")

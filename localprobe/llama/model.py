@@ -24,7 +24,7 @@ _LOG_LEVEL_ERROR = 4
 _log: list[str] = []
 
 
-@llama.llama_log_callback
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep_errors(level: int, text: bytes, _user_data: object) -> None:
     if level == _LOG_LEVEL_ERROR:
         _log.append(text.decode(errors="replace").strip())
@@ -69,9 +69,7 @@ class Model:
     Raises ModelError when the file is not a GGUF that llama.cpp can read.
     """
 
-    def __init__(
-        self, path: Path, *, threads: int = 0, gpu_layers: int = 0, ctx: int = 0
-    ) -> None:
+    def __init__(self, path: Path, *, threads: int = 0, gpu_layers: int = 0, ctx: int = 0) -> None:
         self.path = path
         self._context: int | None = None
         self._model: int | None = None
@@ -148,9 +146,7 @@ class Model:
         sequence is longer than the context.
         """
         self._make_room(start + len(tokens), keep=start > 0)
-        visitor = ForwardPass(
-            self._embedding_name(), self.n_layer, self.n_embd, tokens, edit
-        )
+        visitor = ForwardPass(self._embedding_name(), self.n_layer, self.n_embd, tokens, edit)
         memory = llama.llama_get_memory(self._context)
         if start == 0:
             llama.llama_memory_clear(memory, False)
@@ -213,7 +209,9 @@ class Model:
         self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
             self._context = None
-            raise ModelError(f"llama.cpp could not make a context for {self.path} ({_last_error()})")
+            raise ModelError(
+                f"llama.cpp could not make a context for {self.path} ({_last_error()})"
+            )
 
     def reserve(self, n_tokens: int) -> None:
         """Make sure that a sequence may grow to so many tokens without losing its KV cache."""
@@ -304,5 +302,6 @@ def _last_error() -> str:
 
 def softmax(logits: FloatArray) -> NDArray[np.float64]:
     """Probabilities (n_vocab,) in float64."""
-    shifted = np.exp(logits.astype(np.float64) - float(logits.max()))
-    return shifted / shifted.sum()
+    shifted: NDArray[np.float64] = np.exp(logits.astype(np.float64) - float(logits.max()))
+    shifted /= shifted.sum()
+    return shifted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -13,18 +13,18 @@ from tqdm import tqdm
 
 from localprobe.report.terminal import (
     bar,
+    column_width,
     duration,
     heat,
     is_live,
-    new_table,
+    layer_table,
     speaks_unicode,
     stdout_console,
 )
 from localprobe.sweep import SWAP, Column, Sweep
 from localprobe.tally import KEPT, Score
 
-_LAYER_COLUMN = 7
-_NUMBER, _INTERVAL, _GAP = 4, 6, 2
+_NUMBER, _INTERVAL = 4, 7
 _PROGRESS_STEPS = 1000
 
 
@@ -53,13 +53,13 @@ class SweepView:
 
     def _live(self) -> RenderableType:
         progress = Text(self._progress(), style="bold")
-        fixed = 9
+        fixed = len(self._head().plain.splitlines()) + 5
         rows = max(1, self._console.height - fixed)
-        return Group(self._head(), self._table(rows), progress)
+        return Group(self._head(), "", self._table(rows), "", progress)
 
     def _final(self) -> RenderableType:
         took = Text(f"{duration(time.monotonic() - self._started)} elapsed", style="dim")
-        return Group(self._head(), self._table(), self._summary(), took)
+        return Group(self._head(), "", self._table(), "", self._summary(), took)
 
     def _head(self) -> Text:
         tally, sweep = self._sweep.tally, self._sweep
@@ -76,11 +76,10 @@ class SweepView:
 
     def _table(self, most_rows: int | None = None) -> Table:
         columns = self._sweep.columns
-        table = new_table()
-        table.add_column("layer", justify="right")
+        table = layer_table()
         for column in columns:
             table.add_column(_title(column), no_wrap=True)
-        width = (self._console.width - _LAYER_COLUMN) // len(columns) - _GAP
+        width = column_width(self._console, len(columns))
         for layer in _thinned(self._sweep.layers, most_rows):
             cells = [self._cell(column, layer, width) for column in columns]
             table.add_row(str(layer), *cells)

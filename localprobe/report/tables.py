@@ -4,41 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from localprobe.probe import ProbeRow
 from localprobe.report.terminal import (
+    GAP,
+    LAYER_WIDTH,
     bar,
     clipped,
+    column_width,
     heat,
-    new_table,
+    layer_table,
     speaks_unicode,
+    visible,
 )
 from localprobe.swap import MODIFIED, ORIGINAL, SwapRow
 
-_LAYER_COLUMN = 7
-_GAP = 2
+_SHARE_WIDTH = 13
 
 
 def swap_table(console: Console, rows: Sequence[SwapRow], old: str, new: str) -> Table:
     """Per layer: the answer, both probabilities as number and bar, and which one it follows."""
-    table = new_table()
-    table.add_column("layer", justify="right")
-    answer_width = max(10, console.width - _LAYER_COLUMN - 2 * (13 + _GAP) - 10 - 2 * _GAP)
-    table.add_column("answer", width=min(answer_width, 40), no_wrap=True)
-    table.add_column("P(original)", no_wrap=True)
-    table.add_column("P(modified)", no_wrap=True)
-    table.add_column("follows", no_wrap=True)
+    follows_width = max(len("follows"), min(12, max(cell_len(visible(w)) for w in (old, new))))
+    answer_width = console.width - LAYER_WIDTH - 2 * _SHARE_WIDTH - follows_width - 4 * GAP
+    answer_width = max(6, min(40, answer_width))
+    table = layer_table()
+    table.add_column("answer", width=answer_width, no_wrap=True)
+    table.add_column("P(original)", width=_SHARE_WIDTH, no_wrap=True)
+    table.add_column("P(modified)", width=_SHARE_WIDTH, no_wrap=True)
+    table.add_column("follows", width=follows_width, no_wrap=True)
     whose = {ORIGINAL: old, MODIFIED: new}
     for row in rows:
         table.add_row(
             str(row.layer),
-            clipped(row.text.strip(" "), min(answer_width, 40)),
+            clipped(row.text.strip(" "), answer_width),
             _share(console, row.p_original),
             _share(console, row.p_modified),
-            clipped(whose.get(row.follows, row.follows), 10),
+            clipped(whose.get(row.follows, row.follows), follows_width),
         )
     return table
 
@@ -53,9 +58,8 @@ def probe_table(console: Console, rows: Sequence[ProbeRow], baseline: str) -> Ta
     patches = list(dict.fromkeys(row.patch for row in rows))
     layers = sorted({row.layer for row in rows})
     answers = {(row.patch, row.layer): row.text for row in rows}
-    width = max(6, (console.width - _LAYER_COLUMN) // len(patches) - _GAP)
-    table = new_table()
-    table.add_column("layer", justify="right")
+    width = max(6, column_width(console, len(patches)))
+    table = layer_table()
     for patch in patches:
         table.add_column(patch, no_wrap=True)
     for layer in layers:
@@ -79,7 +83,3 @@ def facts(pairs: Sequence[tuple[str, str]]) -> Table:
     for name, value in pairs:
         table.add_row(name, clipped(value, 1000))
     return table
-
-
-def stack(*parts: Table | Text) -> Group:
-    return Group(*parts)

@@ -7,6 +7,7 @@ import sys
 import unicodedata
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +15,10 @@ from rich.text import Text
 # viridis, from 0 to 1: its lightness rises evenly, so it also reads in grey and when colour-blind.
 _HEAT = ("#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b")
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+LAYER_WIDTH = 5
+GAP = 2
+"""Columns of space between two columns of a table."""
 
 
 def stdout_console() -> Console:
@@ -34,11 +39,35 @@ def say(message: str) -> None:
 
 
 def new_table(*headers: str) -> Table:
-    """An empty table in the house style: a rule under the head, no frame; numbers right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+    """An empty table in the house style: a rule under the head, no frame."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+    )
     for header in headers:
         table.add_column(header, no_wrap=True)
     return table
+
+
+def shrink_only_last(table: Table) -> None:
+    """Where a table is too wide, let its last column give way alone."""
+    for column in table.columns[:-1]:
+        column.min_width = max(cell_len(str(cell)) for cell in [column.header, *column.cells])
+
+
+def layer_table() -> Table:
+    """An empty table with the layers down its left side."""
+    table = new_table()
+    table.add_column("layer", justify="right", width=LAYER_WIDTH, no_wrap=True)
+    return table
+
+
+def column_width(console: Console, columns: int) -> int:
+    """How wide each of so many columns beside the layers can be."""
+    return (console.width - LAYER_WIDTH) // columns - GAP
 
 
 def heat(share: float) -> str:

@@ -10,9 +10,7 @@ from localprobe.errors import LocalprobeError
 from localprobe.tasks.base import Example, can_become, exact_match
 from localprobe.tomlfile import TomlFile
 
-TEMPLATE = (
-    "Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of {country}?\nA:"
-)
+TEMPLATE = "Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of {country}?\nA:"
 
 
 class Capitals:

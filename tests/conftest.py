@@ -1,0 +1,71 @@
+"""Fixtures: tiny models (session), a private cache, and the real default model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+from dequantise import dequantise
+
+from localprobe import models
+from localprobe.engine.full import FullEngine
+from localprobe.llama.model import Model
+
+ARCHITECTURES = ("llama", "qwen2", "gemma3")
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """arch -> the path of a tiny GGUF of that architecture."""
+    folder = tmp_path_factory.mktemp("tiny")
+    made: dict[str, Path] = {}
+
+    def file(arch: str) -> Path:
+        if arch not in made:
+            made[arch] = tiny.write(tiny.build(arch), folder / f"{arch}.gguf")
+        return made[arch]
+
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_file: Callable[[str], Path]) -> Iterator[Callable[[str], FullEngine]]:
+    """arch -> an engine over a loaded tiny model."""
+    engines: dict[str, FullEngine] = {}
+
+    def engine(arch: str) -> FullEngine:
+        if arch not in engines:
+            engines[arch] = FullEngine(Model(tiny_file(arch), threads=1))
+        return engines[arch]
+
+    yield engine
+    for each in engines.values():
+        each.model.close()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, and a working directory without a models.toml."""
+    cache = tmp_path / "cache"
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setenv("LOCALPROBE_CACHE", str(cache))
+    monkeypatch.setattr("localprobe.registry.config_dir", lambda: tmp_path / "config")
+    monkeypatch.chdir(work)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Path:
+    """The real default model, fetched once into the user's cache."""
+    return models.find("smollm2-135m")[1]
+
+
+@pytest.fixture(scope="session")
+def float32_model(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model with float32 weights."""
+    path = tmp_path_factory.mktemp("float32") / "smollm2-f32.gguf"
+    dequantise(default_model, path)
+    return path

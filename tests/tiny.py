@@ -1,0 +1,184 @@
+"""Tiny float32 GGUFs with random weights, and the same weights as numpy arrays.
+
+The tokenizer is byte-level BPE without merges of any use: one token a byte, so that any text can
+be used with any of these models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+N_VOCAB = 258
+EOS = 257
+
+
+@dataclass
+class Tiny:
+    """Hyper-parameters and weights of a tiny model. Weights are (rows out, columns in)."""
+
+    arch: str
+    n_layer: int
+    n_embd: int = 32
+    n_head: int = 4
+    n_head_kv: int = 2
+    head_dim: int = 8
+    n_ff: int = 48
+    eps: float = 1e-5
+    rope_base: float = 10000.0
+    sliding_window: int = 0
+    n_ctx: int = 512
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def build(arch: str, seed: int = 0, n_layer: int | None = None) -> Tiny:
+    """Random weights for llama, qwen2, gemma3, gptneox (parallel blocks) or mamba."""
+    shape = {
+        "llama": Tiny("llama", n_layer or 4),
+        "qwen2": Tiny("qwen2", n_layer or 3, eps=1e-6),
+        # Every sixth block attends globally, the others within a window that prompts outgrow.
+        "gemma3": Tiny("gemma3", n_layer or 7, eps=1e-6, sliding_window=6, rope_base=1e6),
+        "gptneox": Tiny("gptneox", n_layer or 2, n_head_kv=4),
+        "mamba": Tiny("mamba", n_layer or 2),
+    }[arch]
+    _Weights(shape, np.random.default_rng(seed)).fill()
+    return shape
+
+
+class _Weights:
+    def __init__(self, tiny: Tiny, rng: np.random.Generator) -> None:
+        self.tiny, self.rng, self.out = tiny, rng, tiny.weights
+
+    def matrix(self, name: str, rows: int, columns: int, gain: float = 1.0) -> None:
+        scale = gain / np.sqrt(columns)
+        self.out[name] = (self.rng.standard_normal((rows, columns)) * scale).astype(np.float32)
+
+    def vector(self, name: str, size: int, mean: float = 0.0) -> None:
+        self.out[name] = (mean + 0.2 * self.rng.standard_normal(size)).astype(np.float32)
+
+    def fill(self) -> None:
+        t = self.tiny
+        self.matrix("token_embd.weight", N_VOCAB, t.n_embd, gain=np.sqrt(t.n_embd))
+        self.vector("output_norm.weight", t.n_embd, 1)
+        if t.arch == "mamba":
+            self.mamba()
+            return
+        if t.arch != "gemma3":
+            self.matrix("output.weight", N_VOCAB, t.n_embd, gain=2)
+        if t.arch == "gptneox":
+            self.vector("output_norm.bias", t.n_embd)
+        for block in range(t.n_layer):
+            if t.arch == "gptneox":
+                self.neox_block(f"blk.{block}.")
+            else:
+                self.block(f"blk.{block}.")
+
+    def block(self, blk: str) -> None:
+        t = self.tiny
+        queries, keys = t.n_head * t.head_dim, t.n_head_kv * t.head_dim
+        self.vector(blk + "attn_norm.weight", t.n_embd, 1)
+        self.matrix(blk + "attn_q.weight", queries, t.n_embd, gain=2)
+        self.matrix(blk + "attn_k.weight", keys, t.n_embd, gain=2)
+        self.matrix(blk + "attn_v.weight", keys, t.n_embd)
+        self.matrix(blk + "attn_output.weight", t.n_embd, queries)
+        if t.arch == "qwen2":
+            for name, size in (("q", queries), ("k", keys), ("v", keys)):
+                self.vector(f"{blk}attn_{name}.bias", size)
+        if t.arch == "gemma3":
+            self.vector(blk + "attn_q_norm.weight", t.head_dim, 1)
+            self.vector(blk + "attn_k_norm.weight", t.head_dim, 1)
+            self.vector(blk + "post_attention_norm.weight", t.n_embd, 1)
+            self.vector(blk + "post_ffw_norm.weight", t.n_embd, 1)
+        self.vector(blk + "ffn_norm.weight", t.n_embd, 1)
+        self.matrix(blk + "ffn_gate.weight", t.n_ff, t.n_embd)
+        self.matrix(blk + "ffn_up.weight", t.n_ff, t.n_embd)
+        self.matrix(blk + "ffn_down.weight", t.n_embd, t.n_ff)
+
+    def neox_block(self, blk: str) -> None:
+        t = self.tiny
+        for name in ("attn_norm", "ffn_norm"):
+            self.vector(f"{blk}{name}.weight", t.n_embd, 1)
+            self.vector(f"{blk}{name}.bias", t.n_embd)
+        for name, rows, columns in (
+            ("attn_qkv", 3 * t.n_embd, t.n_embd),
+            ("attn_output", t.n_embd, t.n_embd),
+            ("ffn_up", t.n_ff, t.n_embd),
+            ("ffn_down", t.n_embd, t.n_ff),
+        ):
+            self.matrix(f"{blk}{name}.weight", rows, columns)
+            self.vector(f"{blk}{name}.bias", rows)
+
+    def mamba(self) -> None:
+        t = self.tiny
+        inner, state, rank = 2 * t.n_embd, 4, 2
+        for block in range(t.n_layer):
+            blk = f"blk.{block}."
+            self.vector(blk + "attn_norm.weight", t.n_embd, 1)
+            self.matrix(blk + "ssm_in.weight", 2 * inner, t.n_embd)
+            self.matrix(blk + "ssm_conv1d.weight", inner, 4)
+            self.vector(blk + "ssm_conv1d.bias", inner)
+            self.matrix(blk + "ssm_x.weight", rank + 2 * state, inner)
+            self.matrix(blk + "ssm_dt.weight", inner, rank)
+            self.vector(blk + "ssm_dt.bias", inner)
+            self.matrix(blk + "ssm_a", inner, state)
+            self.vector(blk + "ssm_d", inner)
+            self.matrix(blk + "ssm_out.weight", t.n_embd, inner)
+
+
+def write(tiny: Tiny, path: Path) -> Path:
+    """The tiny model as a GGUF."""
+    w = gguf.GGUFWriter(path, tiny.arch)
+    w.add_block_count(tiny.n_layer)
+    w.add_context_length(tiny.n_ctx)
+    w.add_embedding_length(tiny.n_embd)
+    w.add_feed_forward_length(tiny.n_ff)
+    w.add_file_type(gguf.LlamaFileType.ALL_F32)
+    if tiny.arch == "mamba":
+        w.add_ssm_conv_kernel(4)
+        w.add_ssm_inner_size(2 * tiny.n_embd)
+        w.add_ssm_state_size(4)
+        w.add_ssm_time_step_rank(2)
+        w.add_head_count(0)
+        w.add_layer_norm_rms_eps(tiny.eps)
+    else:
+        w.add_head_count(tiny.n_head)
+        w.add_head_count_kv(tiny.n_head_kv)
+        w.add_key_length(tiny.head_dim)
+        w.add_value_length(tiny.head_dim)
+        w.add_rope_freq_base(tiny.rope_base)
+        w.add_rope_dimension_count(tiny.head_dim)
+        if tiny.arch == "gptneox":
+            w.add_layer_norm_eps(tiny.eps)
+            w.add_parallel_residual(True)
+        else:
+            w.add_layer_norm_rms_eps(tiny.eps)
+        if tiny.sliding_window:
+            w.add_sliding_window(tiny.sliding_window)
+    tokens = [*_byte_tokens(), "ab", "<|end|>"]
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("gpt-2")
+    w.add_token_list(tokens)
+    w.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL])
+    w.add_token_merges(["a b"])
+    w.add_bos_token_id(EOS)
+    w.add_eos_token_id(EOS)
+    w.add_add_bos_token(False)
+    for name, weight in tiny.weights.items():
+        w.add_tensor(name, weight)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path
+
+
+def _byte_tokens() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes, by byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    stand_ins = {byte: chr(byte) for byte in printable}
+    others = [byte for byte in range(256) if byte not in stand_ins]
+    stand_ins |= {byte: chr(256 + number) for number, byte in enumerate(others)}
+    return [stand_ins[byte] for byte in range(256)]

@@ -1,0 +1,176 @@
+"""The engine and the hook on tiny models: what must hold whatever the numbers are."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from localprobe.engine.full import FullEngine
+from localprobe.errors import LocalprobeError, ModelError
+from localprobe.interventions import Edit, Freeze, Inject, Random, Shuffle, Skip
+from localprobe.llama.hooks import EvalHook
+from localprobe.llama.model import Model, NoEdit
+
+PROMPT = [3, 14, 15, 92, 65, 35, 89]
+Engines = Callable[[str], FullEngine]
+
+
+def test_same_rows_whatever_the_order_and_choice_of_layers(tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+
+    def rows(layers: list[int]) -> dict[int, bytes]:
+        return {
+            layer: engine.answer(
+                PROMPT, max_tokens=3, intervention=Random(4), layer=layer, example=2
+            ).logits.tobytes()
+            for layer in layers
+        }
+
+    everything = rows(list(range(4)))
+    shuffled = list(range(4))
+    random.Random(0).shuffle(shuffled)
+    assert rows(shuffled) == everything
+    assert rows([2]) == {2: everything[2]}
+
+
+def test_the_last_tokens_state_is_untouched_in_the_graph(tiny_engine: Engines) -> None:
+    """Below and at layer k the last token's row is what the clean pass had."""
+    engine = tiny_engine("llama")
+    clean = engine.states(PROMPT, range(4))
+    for intervention in (Random(0), Shuffle(0), Freeze()):
+        inner = intervention.edit(2, n_layer=4, example=0, start=0)
+        written: dict[int, np.ndarray] = {}
+
+        def spy(layer: int, states: np.ndarray, inner: Edit = inner) -> np.ndarray | None:
+            new = inner.apply(layer, states)
+            written[layer] = states if new is None else new
+            return new
+
+        class Spy:
+            layers = inner.layers
+            attention_off_from = None
+            apply = staticmethod(spy)
+
+        engine.model.evaluate(PROMPT, 0, Spy())
+        for layer in (layer for layer in written if layer <= 2):
+            np.testing.assert_array_equal(written[layer][-1], clean[layer][-1])
+        assert not np.array_equal(written[2][:-1], clean[2][:-1])
+
+
+def test_injecting_a_prompt_into_itself_is_bit_identical(tiny_engine: Engines) -> None:
+    for arch in ("llama", "gemma3"):
+        engine = tiny_engine(arch)
+        states = engine.states(PROMPT, range(engine.model.n_layer))
+        positions = tuple(range(len(PROMPT) - 1))
+        clean = engine.answer(PROMPT, max_tokens=5)
+        for layer in range(engine.model.n_layer):
+            same = engine.answer(
+                PROMPT,
+                max_tokens=5,
+                intervention=Inject(states, positions, positions),
+                layer=layer,
+            )
+            assert same.tokens == clean.tokens
+            np.testing.assert_array_equal(same.logits, clean.logits)
+
+
+def test_an_exception_while_decoding_leaves_nothing_armed(tiny_engine: Engines) -> None:
+    model = tiny_engine("llama").model
+    clean = model.evaluate(PROMPT, 0, NoEdit())
+
+    def fail(layer: int, past: np.ndarray) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.evaluate(PROMPT, 0, Edit(frozenset([1]), fail))
+    assert not model._hook.is_armed
+    np.testing.assert_array_equal(model.evaluate(PROMPT, 0, NoEdit()), clean)
+
+
+def test_a_hook_is_armed_once_and_disarmed_by_an_exception_around_it() -> None:
+    class Visitor:
+        def wants(self, address: int) -> bool:
+            return False
+
+        def computed(self, address: int) -> None: ...
+
+    hook = EvalHook()
+    with pytest.raises(ZeroDivisionError), hook.armed(Visitor()):
+        with pytest.raises(RuntimeError, match="armed already"), hook.armed(Visitor()):
+            pass
+        assert hook.is_armed
+        raise ZeroDivisionError
+    assert not hook.is_armed
+
+
+def test_a_reordered_batch_is_noticed(
+    tiny_engine: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_engine("llama").model
+    model.evaluate(PROMPT, 0, NoEdit())
+    decode = model._decode
+    monkeypatch.setattr(model, "_decode", lambda tokens, start: decode(tokens[::-1], start))
+    with pytest.raises(ModelError, match="reordered"):
+        model.evaluate(PROMPT, 0, NoEdit())
+
+
+def test_states_have_the_shape_of_the_prompt(tiny_engine: Engines) -> None:
+    engine = tiny_engine("qwen2")
+    states = engine.states(PROMPT, [0, 2])
+    assert {layer: array.shape for layer, array in states.items()} == {0: (7, 32), 2: (7, 32)}
+    assert all(array.dtype == np.float32 for array in states.values())
+
+
+def test_a_prompt_longer_than_the_context(tiny_file: Callable[[str], Path]) -> None:
+    with Model(tiny_file("llama"), ctx=8) as model:
+        engine = FullEngine(model)
+        engine.answer(PROMPT, max_tokens=1)
+        with pytest.raises(LocalprobeError, match="need 9 tokens, the context holds 8"):
+            engine.answer(PROMPT, max_tokens=2)
+
+
+def test_the_context_grows_without_changing_answers(tiny_file: Callable[[str], Path]) -> None:
+    long = [int(token) for token in np.random.default_rng(0).integers(0, 257, 300)]
+    with Model(tiny_file("llama")) as model:
+        engine = FullEngine(model)
+        short = engine.answer(PROMPT, max_tokens=2).logits
+        engine.answer(long, max_tokens=1, intervention=Skip(), layer=1)
+        np.testing.assert_allclose(
+            engine.answer(PROMPT, max_tokens=2).logits, short, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_generation_stops_at_the_end_token_and_when_told(tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+    asked: list[str] = []
+
+    def stop(text: str) -> bool:
+        asked.append(text)
+        return len(asked) == 2
+
+    assert len(engine.answer(PROMPT, max_tokens=9, stop=stop).tokens) == 2
+
+    class Ended(Model):
+        def ends_generation(self, token: int) -> bool:
+            return True
+
+    with Ended(engine.model.path) as model:
+        answer = FullEngine(model).answer(PROMPT, max_tokens=9)
+    assert (answer.tokens, answer.text) == ((), "")
+    assert answer.all_tokens == (answer.end,)
+
+
+def test_tokens_and_text(tiny_engine: Engines) -> None:
+    model = tiny_engine("llama").model
+    text = "Zürich\n<|end|> ab"
+    tokens = model.tokenize(text)
+    assert b"".join(model.piece(token) for token in tokens) == text.encode()
+    assert tiny.EOS not in tokens  # what a user writes is never a control token
+    assert model.piece(tiny.EOS) == b""
+    assert model.piece(tiny.EOS, control=True) == b"<|end|>"
+    assert model.detokenize(model.tokenize("ü")[:1]) == "�"

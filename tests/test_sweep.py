@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from localprobe.engine.full import FullEngine
+from localprobe.errors import LocalprobeError
+from localprobe.interventions import Random
+from localprobe.sweep import Sweep, _with_next
+from localprobe.tasks.base import Example
+
+Engines = Callable[[str], FullEngine]
+
+
+class Echo:
+    """A constructed task: what the model says after some prompts is right by definition."""
+
+    name = "echo"
+    metric = "exact_match"
+    max_tokens = 2
+
+    def __init__(self, engine: FullEngine, wrong: Sequence[int] = ()) -> None:
+        self._examples = []
+        for number in range(6):
+            subject = chr(65 + number) * 2
+            prompt = f"say {subject} now:"
+            said = engine.answer(engine.model.tokenize(prompt), max_tokens=2).text
+            answers = ("never",) if number in wrong else (said,)
+            self._examples.append(Example(number, prompt, answers, subject))
+
+    def examples(self) -> Sequence[Example]:
+        return self._examples
+
+    def score(self, text: str, example: Example) -> float:
+        return float(text in example.answers)
+
+    def is_settled(self, text: str, examples: Sequence[Example]) -> bool:
+        return False
+
+
+def run(sweep: Sweep) -> Sweep:
+    for _ in sweep.run():
+        assert 0 <= sweep.done <= 1
+    return sweep
+
+
+def test_only_examples_that_the_clean_model_gets_right(tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+    sweep = run(Sweep(engine, Echo(engine, wrong=[1, 4]), ["skip"], [0, 3]))
+    assert (sweep.tally.clean.score, sweep.tally.clean.n) == (pytest.approx(4 / 6), 6)
+    assert (sweep.tally.baseline.score, sweep.tally.baseline.n) == (1, 4)
+    cell = sweep.tally.score("skip", "exact_match", 0)
+    assert cell is not None
+    assert cell.n == 4
+    assert sweep.done == 1
+
+
+def test_all_examples(tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+    task = Echo(engine, wrong=[1, 4])
+    sweep = run(Sweep(engine, task, ["skip"], [3], all_examples=True))
+    assert (sweep.tally.baseline.score, sweep.tally.baseline.n) == (pytest.approx(4 / 6), 6)
+
+
+def test_scores_are_what_the_engine_answers(tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+    task = Echo(engine)
+    sweep = run(Sweep(engine, task, ["random"], [1, 3], seed=9))
+    for layer in (1, 3):
+        expected = np.mean(
+            [
+                task.score(
+                    engine.answer(
+                        engine.model.tokenize(example.prompt),
+                        max_tokens=2,
+                        intervention=Random(9),
+                        layer=layer,
+                        example=example.number,
+                    ).text,
+                    example,
+                )
+                for example in task.examples()
+            ]
+        )
+        cell = sweep.tally.score("random", "exact_match", layer)
+        assert cell is not None
+        assert cell.score == pytest.approx(expected)
+
+
+def test_n_counts_examples_used_and_is_a_prefix(tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+    used: dict[int, list[int]] = {}
+
+    class Spy(Echo):
+        def score(self, text: str, example: Example) -> float:
+            seen.append(example.number)
+            return super().score(text, example)
+
+    for n in (2, 4):
+        seen: list[int] = []
+        sweep = run(Sweep(engine, Spy(engine, wrong=[3]), ["skip"], [2], n=n))
+        assert sweep.tally.baseline.n == sweep.used == n
+        used[n] = list(dict.fromkeys(number for number in seen if number != 3))
+    assert used[4][:2] == used[2]
+
+
+def test_a_swap_with_another_example(tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+    sweep = run(Sweep(engine, Echo(engine), ["swap"], [0], n=3))
+    original = sweep.tally.score("swap", "original", 0)
+    modified = sweep.tally.score("swap", "modified", 0)
+    assert original is not None
+    assert modified is not None
+    # At layer 0 a token-for-token swap is the other example's own prompt.
+    assert (modified.score, modified.n) == (1, 3)
+    assert original.score < 1
+
+
+def test_freeze_starts_at_layer_1(tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+    sweep = Sweep(engine, Echo(engine), ["skip", "freeze"], [0, 1])
+    assert [column.layers for column in sweep.columns] == [(0, 1), (1,)]
+    with pytest.raises(LocalprobeError, match="from layer 1 on"):
+        Sweep(engine, Echo(engine), ["freeze"], [0])
+
+
+@pytest.mark.parametrize(
+    ("patches", "message"),
+    [
+        (["frezee"], "did you mean freeze"),
+        (["inject"], "--patch swap"),
+        (["skip", "skip"], "twice"),
+        ([], "no intervention"),
+    ],
+)
+def test_what_is_refused(patches: list[str], message: str, tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+    with pytest.raises(LocalprobeError, match=message):
+        Sweep(engine, Echo(engine), patches, [1])
+
+
+def test_nothing_known_is_a_problem_found(tiny_engine: Engines) -> None:
+    engine = tiny_engine("llama")
+    with pytest.raises(LocalprobeError, match="none of the 6 examples right") as caught:
+        run(Sweep(engine, Echo(engine, wrong=range(6)), ["skip"], [1]))
+    assert caught.value.exit_code == 1
+    with pytest.raises(LocalprobeError, match="two examples") as caught:
+        run(Sweep(engine, Echo(engine, wrong=range(5)), ["swap"], [1]))
+    assert caught.value.exit_code == 1
+
+
+def test_with_next() -> None:
+    def example(number: int) -> Example:
+        return Example(number, "", (), "")
+
+    pairs = _with_next(example(number) for number in range(3))
+    assert [(a.number, b.number) for a, b in pairs] == [(0, 1), (1, 2), (2, 0)]
+    assert [(a.number, b.number) for a, b in _with_next([example(5)])] == [(5, 5)]
+    assert list(_with_next([])) == []

@@ -202,7 +202,7 @@ def sweep(
     layers: Layers = "all",
     n: Annotated[
         Optional[int],
-        typer.Option("-n", metavar="N", help="How many examples to use; all if not given.", min=1),
+        typer.Option("-n", metavar="N", help="Use the first N examples; all if not given.", min=1),
     ] = None,
     template: Annotated[
         Optional[str],
@@ -299,7 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        # typer turns Ctrl-C into this code by itself.
+        return _fail("interrupted", 130) if code == 130 else int(code or 0)
     except LocalprobeError as error:
         return _fail(str(error), error.exit_code)
     except TyperException as error:

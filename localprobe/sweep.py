@@ -1,15 +1,14 @@
 """Examples x interventions x layers -> scores.
 
-Examples are taken in an order drawn from the seed. Unless all are wanted, those that the clean
-model answers wrongly are passed over, so that scores are relative to what the model knows.
+Examples are taken in the task's order, so that the seed moves nothing but the random draws. Unless
+all are wanted, those that the clean model answers wrongly are passed over, so that scores are
+relative to what the model knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from localprobe.engine.full import FullEngine
 from localprobe.errors import LocalprobeError, did_you_mean
@@ -34,7 +33,7 @@ class Column:
 class Sweep:
     """A sweep and, while `run` goes on, what it has found so far (`tally`).
 
-    patches: of PATCHES. layers: ascending. n: how many examples to use, None for all there are.
+    patches: of PATCHES. layers: ascending. n: use the first n examples, None for all there are.
     Raises LocalprobeError for unknown or repeated interventions, or ones without a layer.
     """
 
@@ -56,9 +55,7 @@ class Sweep:
         self._engine = engine
         self._patches = tuple(patches)
         self._n, self._all = n, all_examples
-        examples = task.examples()
-        order = np.random.default_rng(seed).permutation(len(examples))
-        self._examples = [examples[i] for i in order]
+        self._examples = task.examples()
         self._cells_done = 0
         if n is not None and n < 1:
             raise LocalprobeError(f"-n must be at least 1, not {n}")

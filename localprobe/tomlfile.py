@@ -29,9 +29,12 @@ class TomlFile:
             line = error.object[: error.start].count(b"\n") + 1
             raise LocalprobeError(f"{path}, line {line}: not UTF-8 text") from None
         except tomllib.TOMLDecodeError as error:
-            raise LocalprobeError(f"{path} is not valid TOML: {error}") from None
+            reason, _, place = str(error).partition(" (at ")
+            number = re.match(r"line (\d+)", place)
+            line = int(number[1]) if number else len(self._text.splitlines())
+            raise LocalprobeError(f"{path}, line {line}: not valid TOML: {reason}") from None
         except RecursionError:
-            raise LocalprobeError(f"{path} is not valid TOML: nested too deeply") from None
+            raise LocalprobeError(f"{path}: not valid TOML: nested too deeply") from None
 
     def error(self, message: str, table: str = "", key: str = "") -> LocalprobeError:
         """An error about a key of a table; table "" is the top level."""

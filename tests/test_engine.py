@@ -38,25 +38,29 @@ def test_same_rows_whatever_the_order_and_choice_of_layers(tiny_engine: Engines)
     assert rows([2]) == {2: everything[2]}
 
 
+class Spy:
+    """An edit that remembers what it left in the states."""
+
+    attention_off_from = None
+
+    def __init__(self, inner: Edit) -> None:
+        self.layers, self._inner = inner.layers, inner
+        self.written: dict[int, np.ndarray] = {}
+
+    def apply(self, layer: int, states: np.ndarray) -> np.ndarray | None:
+        new = self._inner.apply(layer, states)
+        self.written[layer] = states if new is None else new
+        return new
+
+
 def test_the_last_tokens_state_is_untouched_in_the_graph(tiny_engine: Engines) -> None:
     """Below and at layer k the last token's row is what the clean pass had."""
     engine = tiny_engine("llama")
     clean = engine.states(PROMPT, range(4))
     for intervention in (Random(0), Shuffle(0), Freeze()):
-        inner = intervention.edit(2, n_layer=4, example=0, start=0)
-        written: dict[int, np.ndarray] = {}
-
-        def spy(layer: int, states: np.ndarray, inner: Edit = inner) -> np.ndarray | None:
-            new = inner.apply(layer, states)
-            written[layer] = states if new is None else new
-            return new
-
-        class Spy:
-            layers = inner.layers
-            attention_off_from = None
-            apply = staticmethod(spy)
-
-        engine.model.evaluate(PROMPT, 0, Spy())
+        spy = Spy(intervention.edit(2, n_layer=4, example=0, start=0))
+        engine.model.evaluate(PROMPT, 0, spy)
+        written = spy.written
         for layer in (layer for layer in written if layer <= 2):
             np.testing.assert_array_equal(written[layer][-1], clean[layer][-1])
         assert not np.array_equal(written[2][:-1], clean[2][:-1])

@@ -109,9 +109,7 @@ def test_a_damaged_wheel(own_cache: Path, shelf: Path) -> None:
     assert left_behind(own_cache) == []
 
 
-def test_no_space_left(
-    own_cache: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_space_left(own_cache: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -180,7 +178,7 @@ def test_a_cached_file_that_was_changed_is_refused(
     monkeypatch.setattr(registry, "entries", lambda: {"tiny": entry()})
     path = models.find("tiny")[1]
     path.write_bytes(CONTENT + b"more")
-    with pytest.raises(FetchError, match="the cached file .* delete it"):
+    with pytest.raises(FetchError, match=r"the cached file .* delete it"):
         models.find("tiny")
 
 

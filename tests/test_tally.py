@@ -17,9 +17,7 @@ from localprobe.tally import Tally, wilson
         (1, 29, 0.0061, 0.1718),
     ],
 )
-def test_wilson_against_published_values(
-    successes: int, n: int, low: float, high: float
-) -> None:
+def test_wilson_against_published_values(successes: int, n: int, low: float, high: float) -> None:
     assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +40,7 @@ def test_every_character_belongs_to_its_tokens(parts: list[str], data: st.DataOb
     encoded = text.encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(encoded)), max_size=6)))
     edges = [0, *cuts, len(encoded)]
-    pieces = [encoded[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [encoded[a:b] for a, b in itertools.pairwise(edges)]
     spans = token_spans(pieces, text)
     at = data.draw(st.integers(0, len(text) - 1))
     covered = b"".join(pieces[i] for i in tokens_of((at, at + 1), text, spans))

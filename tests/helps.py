@@ -1,0 +1,9 @@
+"""The commands, and how their help shows an example."""
+
+from __future__ import annotations
+
+import re
+
+COMMANDS = ("demo", "probe", "swap", "sweep", "tokens", "models")
+COMMANDS += ("models list", "models pull", "models info")
+EXAMPLE = re.compile(r"^    (localprobe .*)$", re.MULTILINE)

@@ -1,0 +1,311 @@
+"""The command line through its runner, on a tiny model."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from helps import COMMANDS, EXAMPLE
+
+from localprobe.cli import main
+from localprobe.llama.check import check
+
+Run = Callable[..., tuple[int, str, str]]
+TEXT = r"in Chad now\nand:"
+ESCAPE = "\x1b"
+
+
+@pytest.fixture
+def run(
+    own_cache: Path,
+    tiny_file: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Run:
+    """run(*arguments, model="llama") -> exit code, stdout, stderr, with the tiny model."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def call(*arguments: str, model: str | None = "llama") -> tuple[int, str, str]:
+        chosen = ["-m", str(tiny_file(model))] if model else []
+        code = main([*arguments, *chosen])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def document(result: tuple[int, str, str]) -> Any:
+    code, out, _ = result
+    assert code == 0
+    return json.loads(out)
+
+
+# What works
+
+
+def test_probe_json(run: Run) -> None:
+    result = document(run("probe", TEXT, "--patch", "random,freeze", "--layers", "0,2", "--json"))
+    assert result["prompt"] == "in Chad now\nand:"
+    assert [token["text"] for token in result["tokens"]][:3] == ["i", "n", " "]
+    assert set(result["model"]) == {
+        "name",
+        "path",
+        "sha256",
+        "architecture",
+        "n_layer",
+        "n_embd",
+        "file_type",
+    }
+    assert (result["model"]["architecture"], result["model"]["n_layer"]) == ("llama", 4)
+    places = [(row["patch"], row["layer"]) for row in result["rows"]]
+    assert places == [("random", 0), ("random", 2), ("freeze", 2)]
+    for row in [result["baseline"], *result["rows"]]:
+        assert len(row["top"]) == 5
+        assert set(row["top"][0]) == {"id", "text", "logit", "prob"}
+        assert isinstance(row["text"], str)
+
+
+def test_probe_table_is_plain_when_piped(run: Run) -> None:
+    code, out, _ = run("probe", TEXT, "--max-tokens", "2")
+    assert code == 0
+    assert ESCAPE not in out
+    header = next(line for line in out.splitlines() if "layer" in line)
+    assert header.split() == ["layer", "random", "shuffle", "freeze", "skip"]
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_inject_by_word_and_by_index_is_the_same(run: Run) -> None:
+    by_word = document(
+        run(
+            "probe",
+            TEXT,
+            *shlex.split("-p inject --donor 'in Mali now' --at Chad --donor-at Mali --json"),
+        )
+    )
+    by_index = document(
+        run("probe", TEXT, *shlex.split("-p inject --donor 'in Mali' --at 6 --donor-at -1 --json"))
+    )
+    assert len(by_word["rows"]) == len(by_index["rows"]) == 4
+    # Mali's last token saw the same words before it in both donors, but one swap has four tokens.
+    assert by_word["rows"][3] != by_index["rows"][3]
+
+
+def test_swap_json(run: Run) -> None:
+    result = document(run("swap", TEXT, "Chad", "Mali", "--json", "--max-tokens", "2"))
+    assert [row["layer"] for row in result["rows"]] == [0, 1, 2, 3]
+    for row in result["rows"]:
+        assert set(row) == {"layer", "text", "p_original", "p_modified", "follows", "top"}
+        assert 0 <= row["p_original"] <= 1
+        assert row["follows"] in ("original", "modified", "neither")
+    assert result["token_for_token"] is True
+    assert result["flip_layer"] in (None, 0, 1, 2, 3)
+
+
+def test_swap_says_how_unequal_words_were_swapped(run: Run) -> None:
+    _, equal, _ = run("swap", TEXT, "Chad", "Mali")
+    _, unequal, _ = run("swap", TEXT, "Chad", "Benin")
+    assert "swapped token for token, at 3, 4, 5, 6" in equal
+    assert "last token of the word only" in " ".join(unequal.split())
+
+
+def test_sweep_json(run: Run) -> None:
+    result = document(
+        run("sweep", "-p", "skip,freeze", "--all-examples", "-n", "3", "--seed", "5", "--json")
+    )
+    assert (result["task"], result["n"], result["seed"]) == ("capitals", 3, 5)
+    assert result["baseline"] == {"score": 0, "n": 3}
+    assert [(row["patch"], row["layer"]) for row in result["rows"]] == [
+        *[("skip", layer) for layer in range(4)],
+        *[("freeze", layer) for layer in range(1, 4)],
+    ]
+    row = result["rows"][0]
+    assert set(row) == {"patch", "layer", "metric", "score", "relative", "low", "high", "n"}
+    assert (row["score"], row["relative"], row["n"], row["metric"]) == (0, None, 3, "exact_match")
+    assert set(result["transitions"]) == {"skip", "freeze"}
+
+
+def test_sweep_table(run: Run) -> None:
+    code, out, _ = run("sweep", "--all-examples", "-n", "2", "--layers", "2:")
+    assert code == 0
+    assert ESCAPE not in out
+    assert "clean model: 0.00 on the 2 examples tried (95 % 0–66 %)" in out
+    assert re.search(r"^ +2  0\.00", out, re.MULTILINE)
+    assert re.search(r"^freeze +the score", out, re.MULTILINE)
+
+
+def test_sweep_without_a_right_answer_is_a_problem_found(run: Run) -> None:
+    code, out, err = run("sweep", "-p", "skip", "--template", r"{country}\n")
+    assert (code, out) == (1, "")
+    assert "none of the 195 examples right" in err
+
+
+def test_tokens(run: Run) -> None:
+    code, out, _ = run("tokens", r"[red]a\n" + "\x1b[1m")
+    assert code == 0
+    assert "'\\n'" in out
+    assert "'\\x1b'" in out
+    assert ESCAPE not in out
+    tokens = document(run("tokens", "ab", "--json"))["tokens"]
+    assert tokens == [{"id": 256, "text": "ab"}]
+
+
+def test_prompt_from_a_file_and_from_standard_input(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_bytes("in Chad\r\nnow\n".encode("utf-8-sig"))
+    assert document(run("tokens", f"@{path}", "--json"))["prompt"] == "in Chad\nnow"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"from a pipe\n")))
+    assert document(run("tokens", "-", "--json"))["prompt"] == "from a pipe"
+
+
+def test_models(run: Run, tiny_file: Callable[[str], Path]) -> None:
+    code, out, _ = run("models", model=None)
+    assert code == 0
+    assert re.search(r"^smollm2-135m +llama +98 MB +no ", out, re.MULTILINE)
+    listed = document(run("models", "list", "--json", model=None))
+    assert {"name", "architecture", "size", "cached"} <= set(listed[0])
+    info = document(run("models", "info", str(tiny_file("gemma3")), "--json", model=None))
+    assert (info["architecture"], info["n_layer"], info["can_probe"]) == ("gemma3", 7, True)
+    _, out, _ = run("models", "info", str(tiny_file("mamba")), model=None)
+    assert "no: it is recurrent" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_one_example(command: str, run: Run) -> None:
+    code, out, _ = run(*command.split(), "--help", model=None)
+    assert code == 0
+    (example,) = EXAMPLE.findall(out)
+    assert shlex.split(example)[1:][: len(command.split())] == command.split()
+
+
+def test_version(run: Run) -> None:
+    code, out, _ = run("--version", model=None)
+    assert (code, out.split()[0]) == (0, "localprobe")
+
+
+# What does not work: one sentence, exit code 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["probe", ""], "the prompt is empty"),
+        (["probe", r" \n "], "the prompt is empty"),
+        (["probe", "x"], "single token"),
+        (["probe", "@nowhere.txt"], "cannot read the prompt nowhere.txt"),
+        (["probe", TEXT, "-p", "noise"], "unknown intervention 'noise'"),
+        (["probe", TEXT, "-p", "frezee"], "did you mean freeze"),
+        (["probe", TEXT, "-p", ","], "no intervention was named"),
+        (["probe", TEXT, "--layers", "4"], "no layer 4: the model has layers 0 to 3"),
+        (["probe", TEXT, "--layers", "x"], "cannot read the layers 'x'"),
+        (["probe", TEXT, "-p", "freeze", "--layers", "0"], "freeze is defined from layer 1"),
+        (["probe", TEXT, "--ctx", "8"], "the context holds 8"),
+        (["probe", "a" * 600], "the context holds 512"),
+        (["probe", TEXT, "--ctx", "-1"], "--ctx"),
+        (["probe", TEXT, "--max-tokens", "0"], "--max-tokens"),
+        (["probe", TEXT, "-p", "inject"], "inject needs --donor"),
+        (["probe", TEXT, "--at", "3"], "are for --patch inject"),
+        (["swap", TEXT, "Peru", "Mali"], "'Peru' is not in the prompt"),
+        (["swap", TEXT, "and:", "x"], "last token"),
+        (["swap", TEXT, "Chad", "Chad"], "same word"),
+        (["sweep", "--task", "capital"], "did you mean capitals"),
+        (["sweep", "-p", "swop"], "did you mean swap"),
+        (["sweep", "-n", "0"], "-n"),
+        (["sweep", "--template", "x"], "{country}"),
+        (["sweep", "--template", "{country}" + "a" * 600], "the context holds 512"),
+        (["tokens", ""], "the prompt is empty"),
+        (["prob", TEXT], "Did you mean 'probe'"),
+        (["probe", TEXT, "--layer", "3"], "--layers"),
+    ],
+)
+def test_wrong_use(arguments: list[str], message: str, run: Run) -> None:
+    assert_one_sentence(run(*arguments), message)
+
+
+@pytest.mark.parametrize(
+    ("at", "donor_at", "message"),
+    [
+        ("99", "0", "position 99 is outside the prompt, whose tokens are 0 to 15"),
+        ("-1", "0", "last token of the prompt"),
+        ("15", "0", "last token of the prompt"),
+        ("and:", "0", "last token of the prompt"),
+        ("0", "11", "position 11 is outside the donor"),
+        ("0", "Peru", "neither a position nor a word of the donor"),
+        ("", "0", "neither a position nor a word of the prompt"),
+    ],
+)
+def test_positions_outside(at: str, donor_at: str, message: str, run: Run) -> None:
+    result = run(
+        *("probe", TEXT, "-p", "inject", "--donor", "in Mali now"),
+        *("--at", at, "--donor-at", donor_at),
+    )
+    assert_one_sentence(result, message)
+
+
+def test_bad_model_files(run: Run, tmp_path: Path, tiny_file: Callable[[str], Path]) -> None:
+    def bad(name: str, data: bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(data)
+        return str(path)
+
+    good = tiny_file("llama").read_bytes()
+    for model, message in (
+        ("smollm-135m", "did you mean smollm2-135m"),
+        ("missing.gguf", "no model file missing.gguf"),
+        (bad("text.gguf", b"no model at all"), "is not a GGUF file"),
+        (bad("empty.gguf", b""), "is not a GGUF file"),
+        (bad("short.gguf", good[:-1000]), "is truncated, damaged"),
+        (bad("header.gguf", good[:500]), "is truncated, damaged"),
+        (bad("magic.gguf", good[:6]), "is truncated, damaged"),
+        (str(tiny_file("mamba")), "cannot be probed: it is recurrent"),
+        (str(tiny_file("gptneox")), "cannot be probed: its attention"),
+    ):
+        assert_one_sentence(run("probe", TEXT, "-m", model, model=None), message)
+
+
+def test_a_folder_is_not_a_model(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "folder.gguf").mkdir()
+    result = run("probe", TEXT, "-m", str(tmp_path / "folder.gguf"), model=None)
+    assert_one_sentence(result, "no model file")
+
+
+def test_broken_models_toml(run: Run) -> None:
+    Path("models.toml").write_text("[mine]\nsize = ", encoding="utf-8")
+    assert_one_sentence(run("models", model=None), "models.toml, line 2: not valid TOML")
+
+
+def assert_one_sentence(result: tuple[int, str, str], message: str) -> None:
+    code, out, err = result
+    assert code == 2, err
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("localprobe: ")
+    assert "Traceback" not in err
+    assert re.search(message, err), err
+
+
+def test_the_installed_module_runs(own_cache: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "localprobe", "--version"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_tiny_model_has_what_these_tests_rely_on(tiny_file: Callable[[str], Path]) -> None:
+    from localprobe.llama.model import Model
+
+    with Model(tiny_file("llama")) as model:
+        check(model)
+        assert model.info.n_vocab == tiny.N_VOCAB
+        assert len(model.tokenize("in Chad now\nand:")) == 16

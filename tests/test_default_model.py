@@ -1,0 +1,81 @@
+"""The whole tool on the real default model: the shapes that the paper leads one to expect."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helps import COMMANDS, EXAMPLE
+
+from localprobe.cli import main
+from localprobe.engine.full import FullEngine
+from localprobe.interventions import Freeze, Random
+from localprobe.llama.model import Model
+
+PROMPT = r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
+
+pytestmark = pytest.mark.usefixtures("default_model")
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_france_to_italy_flips_at_24(capsys: pytest.CaptureFixture[str]) -> None:
+    result = document(capsys, "swap", PROMPT, "France", "Italy")
+    first_line = {row["layer"]: row["text"].partition("\n")[0].strip() for row in result["rows"]}
+    assert sorted(first_line) == list(range(30))
+    assert all(first_line[layer] == "Rome" for layer in range(20))
+    assert all(first_line[layer] == "Paris" for layer in range(26, 30))
+    assert abs(result["flip_layer"] - 24) <= 1
+    for row in result["rows"]:
+        followed = "original" if row["p_original"] > row["p_modified"] else "modified"
+        assert row["follows"] == followed
+    assert result["model"]["sha256"].startswith("b179c952")
+
+
+def test_a_small_sweep_has_the_papers_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    result = document(
+        capsys, "sweep", "-p", "random,freeze,skip", "-n", "6", "--layers", "0:2,18:30"
+    )
+    scores = {(row["patch"], row["layer"]): row["relative"] for row in result["rows"]}
+    for patch in ("random", "freeze", "skip"):
+        assert scores[patch, 1] <= 0.2
+        assert scores[patch, 29] >= 0.8
+    transitions = result["transitions"]
+    assert transitions["freeze"] < transitions["skip"] <= transitions["random"]
+
+
+def test_generation_with_the_cache_equals_recomputing(float32_model: Path) -> None:
+    """On the real model: one whole pass over prompt and answer, all but the newest past."""
+    with Model(float32_model) as model:
+        engine = FullEngine(model)
+        prompt = model.tokenize(PROMPT.replace("\\n", "\n"))
+        for intervention, layer in ((Random(3), 25), (Freeze(), 20)):
+            said = engine.answer(
+                prompt, max_tokens=4, intervention=intervention, layer=layer, example=1
+            )
+            sequence = list(prompt)
+            for token in said.tokens:
+                again = engine.answer(
+                    sequence, max_tokens=1, intervention=intervention, layer=layer, example=1
+                )
+                assert int(np.argmax(again.logits)) == token
+                sequence.append(token)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_of_every_help_works(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*command.split(), "--help"])
+    (example,) = EXAMPLE.findall(capsys.readouterr().out)
+    if command == "demo":
+        example += " --short"
+    assert main(shlex.split(example)[1:]) == 0
+    captured = capsys.readouterr()
+    assert captured.out or command == "models pull"
+    assert "\x1b" not in captured.out

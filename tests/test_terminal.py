@@ -1,0 +1,116 @@
+"""The live view and Ctrl-C in a real pseudo-terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pty = pytest.importorskip("pty", reason="pseudo-terminals are a POSIX thing")
+fcntl = pytest.importorskip("fcntl")
+termios = pytest.importorskip("termios")
+
+SHOW_CURSOR, HIDE_CURSOR = b"\x1b[?25h", b"\x1b[?25l"
+SWEEP = ["sweep", "--all-examples", "--template", "{country}?"]
+
+
+class Terminal:
+    """A command in a pseudo-terminal of 80 x 24."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        import struct
+
+        self._leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.settings = termios.tcgetattr(follower)
+        kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "localprobe", *arguments],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env={**kept, "TERM": "xterm-256color", **environment},
+            start_new_session=True,
+        )
+        self._follower = follower
+        self.output = b""
+
+    def read_until(self, pattern: bytes, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.output):
+            assert time.monotonic() < end, self.output
+            self._read()
+
+    def finish(self) -> int:
+        while self.process.poll() is None:
+            self._read()
+        self._read()
+        assert termios.tcgetattr(self._follower) == self.settings
+        return self.process.returncode
+
+    def _read(self) -> None:
+        import select
+
+        while select.select([self._leader], [], [], 0.1)[0]:
+            self.output += os.read(self._leader, 65536)
+
+
+def test_the_live_view(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    terminal = Terminal(*SWEEP, "-n", "12", "-m", str(tiny_file("llama")))
+    code = terminal.finish()
+    assert code == 0, terminal.output
+    # While it ran: a view that was redrawn, with the time, on one screen.
+    assert HIDE_CURSOR in terminal.output
+    assert re.search(rb"example \d+ of about 12", terminal.output)
+    assert re.search(rb"about \d+:\d\d left", terminal.output)
+    assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
+    # At the end: the whole table, within the width, and the summary.
+    final = terminal.output[terminal.output.rindex(SHOW_CURSOR) :].decode()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", final)
+    lines = [line.rstrip() for line in plain.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if re.match(r" +\d+  ", line)] == list("0123")
+    assert any(line.startswith("skip ") for line in lines)
+
+
+def test_no_color_is_plain_on_a_terminal_too(
+    tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    arguments = [*SWEEP, "-n", "2", "--layers", "3", "-m", str(tiny_file("llama"))]
+    terminal = Terminal(*arguments, NO_COLOR="1")
+    assert terminal.finish() == 0
+    # tqdm's bar, which is on stderr, moves with carriage returns alone.
+    assert b"\x1b[3" not in terminal.output
+    assert b"\x1b[1m" not in terminal.output
+    assert HIDE_CURSOR not in terminal.output
+
+
+def test_ctrl_c_leaves_the_terminal_sane(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    terminal = Terminal(*SWEEP, "-m", str(tiny_file("gemma3")))
+    terminal.read_until(rb"example \d+ of about")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.finish() == 130
+    assert b"localprobe: interrupted" in terminal.output
+    assert b"Traceback" not in terminal.output
+    assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
+
+
+def test_a_reader_that_goes_away(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "localprobe", "tokens", "a" * 5000, "-m", str(tiny_file("llama"))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert said == b""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeVar
 
 from rich.text import Text
-from tqdm import tqdm
 
 from localprobe import interventions, registry
 from localprobe import models as model_files
@@ -22,7 +20,7 @@ from localprobe.llama.model import Model
 from localprobe.models import LoadedModel, open_model
 from localprobe.prompts import read_prompt, tokenize_prompt, unescape
 from localprobe.report import documents
-from localprobe.report.sweep_view import SweepView, run_with_bar
+from localprobe.report.sweep_view import SweepView
 from localprobe.report.tables import facts, probe_table, swap_table
 from localprobe.report.terminal import (
     clipped,
@@ -31,11 +29,10 @@ from localprobe.report.terminal import (
     shrink_only_last,
     stdout_console,
     visible,
+    with_bar,
 )
 from localprobe.sweep import Sweep
 from localprobe.tasks import task_by_name
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def probe(
         cells = probing.cells(wanted, chosen)
         baseline = engine.answer(tokens, max_tokens=max_tokens)
         rows = list(
-            _with_bar(probing.probe(engine, tokens, cells, max_tokens=max_tokens), len(cells))
+            with_bar(probing.probe(engine, tokens, cells, max_tokens=max_tokens), len(cells))
         )
         if json:
             documents.print_document(documents.probe_document(loaded, text, tokens, baseline, rows))
@@ -123,7 +120,7 @@ def swap(
         plan = swapping.plan_swap(loaded.model, text, *words)
         loaded.model.check_length(max(len(plan.prompt), len(plan.donor)) + max_tokens)
         result = swapping.Swap(FullEngine(loaded.model), plan, max_tokens)
-        rows = list(_with_bar(result.rows(chosen), len(chosen)))
+        rows = list(with_bar(result.rows(chosen), len(chosen)))
         if json:
             documents.print_document(documents.swap_document(loaded, text, words, result, rows))
             return
@@ -301,7 +298,3 @@ def _describe(loaded: LoadedModel) -> str:
 
 def _model_line(loaded: LoadedModel) -> Text:
     return Text(_describe(loaded), style="bold")
-
-
-def _with_bar(rows: Iterator[T], total: int) -> Iterator[T]:
-    return iter(tqdm(rows, total=total, unit="cell", leave=False, disable=None, dynamic_ncols=True))

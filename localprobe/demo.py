@@ -12,7 +12,7 @@ from localprobe.layers import parse_layers
 from localprobe.models import LoadedModel
 from localprobe.recipe import shipped_recipe
 from localprobe.report.sweep_view import SweepView
-from localprobe.report.terminal import stdout_console
+from localprobe.report.terminal import stdout_console, with_bar
 from localprobe.swap import Swap, plan_swap
 from localprobe.sweep import Sweep
 from localprobe.tasks import task_by_name
@@ -45,8 +45,10 @@ def run(loaded: LoadedModel, *, short: bool = False) -> None:
     _explain(_BEFORE_SWAP)
     text = TEMPLATE.replace("{country}", _SWAP_WORDS[0])
     swap = Swap(engine, plan_swap(model, text, *_SWAP_WORDS), max_tokens=4)
-    layers = parse_layers("1::2", model.n_layer)[::thinning]
-    show_swap(text, _SWAP_WORDS, swap, list(swap.rows(layers)), model.n_layer)
+    layers = parse_layers("::2", model.n_layer)[::thinning]
+    show_swap(
+        text, _SWAP_WORDS, swap, list(with_bar(swap.rows(layers), len(layers))), model.n_layer
+    )
 
     print()
     _explain(_BEFORE_SWEEP)

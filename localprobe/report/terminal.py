@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
+from collections.abc import Iterator
+from typing import TypeVar
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
+
+T = TypeVar("T")
 
 # viridis, from 0 to 1: its lightness rises evenly, so it also reads in grey and when colour-blind.
 _HEAT = ("#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b")
@@ -36,6 +41,11 @@ def is_live(console: Console) -> bool:
 def say(message: str) -> None:
     """A line for the user beside the output: on stderr."""
     print(message, file=sys.stderr)
+
+
+def with_bar(rows: Iterator[T], total: int) -> Iterator[T]:
+    """The rows as they come, with a progress bar on stderr where that is a terminal."""
+    return iter(tqdm(rows, total=total, unit="cell", leave=False, disable=None, dynamic_ncols=True))
 
 
 def new_table(*headers: str) -> Table:

@@ -20,7 +20,7 @@ from localprobe.llama.model import Model
 from localprobe.models import LoadedModel, open_model
 from localprobe.prompts import read_prompt, tokenize_prompt, unescape
 from localprobe.report import documents
-from localprobe.report.sweep_view import SweepView
+from localprobe.report.sweep_view import SweepView, run_with_bar
 from localprobe.report.tables import facts, probe_table, swap_table
 from localprobe.report.terminal import (
     clipped,

@@ -67,8 +67,13 @@ class Tally:
         return None if cell is None else self._score(cell, self.baseline.score)
 
     def survives_from(self, patch: str, metric: str, layers: Sequence[int]) -> int | None:
-        """The first of the layers from which on the score stays ≥ 90 % of the baseline."""
+        """The first of the layers from which on the score stays ≥ 90 % of the baseline.
+
+        None where it does not, or where there is no score to keep.
+        """
         wanted = KEPT * self.baseline.score
+        if wanted == 0:
+            return None
         found = None
         for layer in sorted(layers, reverse=True):
             score = self.score(patch, metric, layer)

@@ -78,6 +78,17 @@ def test_stopping_early_never_changes_a_score(said: str, rest: str) -> None:
         assert task.score(said, example) == task.score(said + rest, example)
 
 
+def test_an_answer_that_one_of_two_examples_waits_for_is_not_settled() -> None:
+    both = [by_country()["France"], by_country()["Italy"]]
+    assert not Capitals().is_settled(" Ro", both)
+    assert not Capitals().is_settled(" Pa", both)
+    assert Capitals().is_settled(" Ber", both)
+
+
+def test_a_country_in_the_template_is_left_out_whatever_its_case() -> None:
+    assert "Spain" not in by_country("SPAIN: Madrid, {country}:")
+
+
 @given(st.sampled_from(["Paris", "São Tomé", "N'Djamena"]), st.integers(0, 12))
 def test_the_start_of_an_answer_can_become_it(answer: str, cut: int) -> None:
     assert can_become(f" {answer}"[:cut], [answer])

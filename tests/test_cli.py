@@ -75,6 +75,17 @@ def test_probe_json(run: Run) -> None:
         assert isinstance(row["text"], str)
 
 
+def test_the_seed_moves_the_random_draws_and_nothing_else(run: Run) -> None:
+    def rows(seed: str) -> Any:
+        arguments = ["probe", TEXT, "-p", "random,skip", "--layers", "1", "--seed", seed]
+        return document(run(*arguments, "--json"))["rows"]
+
+    first, again, other = rows("0"), rows("0"), rows("1")
+    assert first == again
+    assert first[0]["top"] != other[0]["top"]
+    assert first[1] == other[1]
+
+
 def test_probe_table_is_plain_when_piped(run: Run) -> None:
     code, out, _ = run("probe", TEXT, "--max-tokens", "2")
     assert code == 0

@@ -112,6 +112,23 @@ def test_a_hook_is_armed_once_and_disarmed_by_an_exception_around_it() -> None:
     assert not hook.is_armed
 
 
+def test_numbers_that_are_not_finite_are_an_error_and_leave_nothing_behind(
+    tiny_file: Callable[[str], Path],
+) -> None:
+    with Model(tiny_file("llama")) as model:
+        engine = FullEngine(model)
+        clean = engine.answer(PROMPT, max_tokens=4)
+        for value in (np.nan, np.inf):
+            donor = {1: np.full((3, 32), value, np.float32)}
+            with pytest.raises(ModelError, match="not finite"):
+                engine.answer(
+                    [*PROMPT, 7, 8], max_tokens=4, intervention=Inject(donor, (0,), (0,)), layer=1
+                )
+            again = engine.answer(PROMPT, max_tokens=4)
+            assert again.tokens == clean.tokens
+            np.testing.assert_array_equal(again.logits, clean.logits)
+
+
 def test_a_reordered_batch_is_noticed(
     tiny_engine: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +184,17 @@ def test_generation_stops_at_the_end_token_and_when_told(tiny_engine: Engines) -
         answer = FullEngine(model).answer(PROMPT, max_tokens=9)
     assert (answer.tokens, answer.text) == ((), "")
     assert answer.all_tokens == (answer.end,)
+
+
+@pytest.mark.parametrize("adds", ["bos", "eos"])
+def test_a_begin_token_where_the_gguf_asks_for_it_but_no_end_token(
+    adds: str, tmp_path: Path
+) -> None:
+    path = tiny.write(tiny.build("llama"), tmp_path / "tiny.gguf", adds=(adds,))
+    with Model(path) as model:
+        tokens = model.tokenize("hi")
+        assert model.info.adds_bos == (adds == "bos")
+    assert tokens == ([tiny.EOS] if adds == "bos" else []) + list(b"hi")
 
 
 def test_tokens_and_text(tiny_engine: Engines) -> None:

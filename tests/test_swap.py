@@ -89,6 +89,10 @@ def test_probabilities_after_a_shared_beginning(tiny_engine: Engines) -> None:
     expected = softmax(engine.answer([*plan.donor, 40, 41], max_tokens=1).logits)
     assert row.p_original == pytest.approx(float(expected[swap.original_token]), rel=1e-4)
     assert row.p_modified == pytest.approx(float(expected[swap.modified_token]), rel=1e-4)
+    swap.original_token = int(expected.argmax())
+    assert next(iter(swap.rows([0]))).follows == "original"
+    swap.original_token, swap.modified_token = 0, int(expected.argmax())
+    assert next(iter(swap.rows([0]))).follows == "modified"
 
 
 def rows(*pairs: tuple[int, float, float]) -> list[SwapRow]:
@@ -99,4 +103,5 @@ def test_flip_layer() -> None:
     assert flip_layer(rows((0, 0, 1), (1, 1, 0), (2, 0, 1), (3, 1, 0), (4, 1, 0))) == 3
     assert flip_layer(rows((0, 1, 0), (5, 1, 0))) == 0
     assert flip_layer(rows((0, 1, 0), (5, 0, 1))) is None
+    assert flip_layer(rows((0, 0.5, 0.5), (1, 0.6, 0.4))) == 1
     assert flip_layer([]) is None

@@ -89,6 +89,22 @@ def test_scores_are_what_the_engine_answers(tiny_engine: Engines) -> None:
         assert cell.score == pytest.approx(expected)
 
 
+def test_a_swap_waits_for_either_answer(tiny_engine: Engines) -> None:
+    """Stopping early must look at both examples, or the modified answer is cut short."""
+    engine = tiny_engine("llama")
+    asked: list[list[int]] = []
+
+    class Spy(Echo):
+        def is_settled(self, text: str, examples: Sequence[Example]) -> bool:
+            asked.append([example.number for example in examples])
+            return False
+
+    run(Sweep(engine, Spy(engine), ["swap", "skip"], [1], n=2))
+    assert [0, 1] in asked
+    assert [1, 0] in asked
+    assert [0] in asked
+
+
 def test_n_counts_examples_used_and_is_a_prefix(tiny_engine: Engines) -> None:
     engine = tiny_engine("llama")
     used: dict[int, list[int]] = {}

@@ -60,10 +60,21 @@ def test_relative_to_the_baseline() -> None:
     assert (score.score, score.n, score.relative) == (0.25, 4, 0.5)
 
 
+def test_relative_is_to_the_examples_used_not_to_all_that_were_tried() -> None:
+    counted = tally({0: [1, 0]}, [1, 1])
+    counted.add_clean(0, used=False)
+    score = counted.score("skip", "m", 0)
+    assert score is not None
+    assert score.relative == 0.5
+    assert counted.survives_from("skip", "m", [0]) is None
+
+
 def test_relative_to_nothing_is_nothing() -> None:
-    score = tally({0: [1]}, [0]).score("skip", "m", 0)
+    counted = tally({0: [1]}, [0])
+    score = counted.score("skip", "m", 0)
     assert score is not None
     assert score.relative is None
+    assert counted.survives_from("skip", "m", [0]) is None
 
 
 def test_survives_from_is_the_first_layer_of_the_last_run() -> None:

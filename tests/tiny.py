@@ -128,8 +128,8 @@ class _Weights:
             self.matrix(blk + "ssm_out.weight", t.n_embd, inner)
 
 
-def write(tiny: Tiny, path: Path) -> Path:
-    """The tiny model as a GGUF."""
+def write(tiny: Tiny, path: Path, adds: tuple[str, ...] = ()) -> Path:
+    """The tiny model as a GGUF. adds: of "bos" and "eos", which tokens it asks for."""
     w = gguf.GGUFWriter(path, tiny.arch)
     w.add_block_count(tiny.n_layer)
     w.add_context_length(tiny.n_ctx)
@@ -165,7 +165,8 @@ def write(tiny: Tiny, path: Path) -> Path:
     w.add_token_merges(["a b"])
     w.add_bos_token_id(EOS)
     w.add_eos_token_id(EOS)
-    w.add_add_bos_token(False)
+    w.add_add_bos_token("bos" in adds)
+    w.add_add_eos_token("eos" in adds)
     for name, weight in tiny.weights.items():
         w.add_tensor(name, weight)
     w.write_header_to_file()

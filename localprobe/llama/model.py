@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -116,8 +117,13 @@ class Model:
             ids = (llama.llama_token * room)()
             count = llama.llama_tokenize(self._vocab, data, len(data), ids, room, True, False)
             if count >= 0:
-                return list(ids[:count])
+                break
             room = -count
+        tokens = list(ids[:count])
+        # An end token that the GGUF asks for would end the prompt before it is answered.
+        if llama.llama_vocab_get_add_eos(self._vocab) and tokens:
+            tokens.pop()
+        return tokens
 
     def piece(self, token: int, *, control: bool = False) -> bytes:
         """The bytes of one token; control tokens are empty unless asked for."""
@@ -155,8 +161,17 @@ class Model:
         with self._hook.armed(visitor):
             self._decode(tokens, start)
         visitor.finish()
-        logits = llama.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(logits, (self.info.n_vocab,)).copy()
+        return self._finite(llama.llama_get_logits_ith(self._context, -1))
+
+    def _finite(self, address: Any) -> FloatArray:
+        """A copy of the logits. Raises ModelError where one of them is not a number."""
+        logits: FloatArray = np.ctypeslib.as_array(address, (self.info.n_vocab,)).copy()
+        if not np.isfinite(logits).all():
+            # A masked cell of the cache counts 0 x its value, which is not 0 for inf and nan:
+            # what lies there would spoil every later pass.
+            llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
+            raise ModelError("the model's logits are not finite numbers, so there is no answer")
+        return logits
 
     def check_length(self, n_tokens: int) -> None:
         """Raise LocalprobeError when a sequence of so many tokens does not fit the context."""

@@ -38,7 +38,7 @@ class Capitals:
                 subject=country,
             )
             for number, (country, capitals) in enumerate(data.items())
-            if not re.search(rf"\b{re.escape(country)}\b", self.template)
+            if not re.search(rf"\b{re.escape(country)}\b", self.template, re.IGNORECASE)
         ]
 
     def score(self, text: str, example: Example) -> float:

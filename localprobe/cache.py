@@ -17,12 +17,22 @@ from typing import Any
 
 import platformdirs
 
+from localprobe.errors import LocalprobeError
+
 _BLOCK = 1 << 20
 
 
 def cache_dir() -> Path:
     chosen = os.environ.get("LOCALPROBE_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("localprobe")
+    return user_path(chosen) if chosen else platformdirs.user_cache_path("localprobe")
+
+
+def user_path(text: str) -> Path:
+    """An absolute path from what a user wrote, ~ included. Raises LocalprobeError for ~nobody."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise LocalprobeError(f"there is no such user's folder: {text}") from None
 
 
 def config_dir() -> Path:

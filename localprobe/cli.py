@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from localprobe.errors import LocalprobeError
 from localprobe.registry import DEFAULT_MODEL
 
 _ALL = ("random", "shuffle", "freeze", "skip")
-_PROMPT_HELP = r"The prompt; \n is a newline, @FILE reads a file, - reads standard input."
+_PROMPT_HELP = (
+    r"The prompt; \n is a newline (\\n: no newline), @FILE reads a file, - reads standard input."
+)
 _EXAMPLE_PROMPT = (
     r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
 )
@@ -29,7 +32,7 @@ app = typer.Typer(
     name="localprobe",
     help="Overwrite what earlier tokens hold at a layer of a GGUF model; watch the answer change.",
     epilog=_example("localprobe demo"),
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,7 +47,13 @@ ModelOption = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option(metavar="N", help="CPU threads; 0: as many as there are cores.", min=0)
+    int,
+    typer.Option(
+        metavar="N",
+        help="CPU threads; 0: one a core. Take fewer if it is busy.",
+        min=0,
+        max=512,
+    ),
 ]
 GpuLayers = Annotated[
     int, typer.Option(metavar="N", help="Blocks to place on the GPU; -1: all.", min=-1)
@@ -96,12 +105,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command(epilog=_example("localprobe demo"))
@@ -134,11 +145,11 @@ def probe(
     ] = None,
     at: Annotated[
         Optional[str],
-        typer.Option(help="For inject: the token written to, an index or a word of the prompt."),
+        typer.Option(help="For inject: the token written to, an index or a word (its last place)."),
     ] = None,
     donor_at: Annotated[
         Optional[str],
-        typer.Option(help="For inject: the token read, an index or a word of the donor."),
+        typer.Option(help="For inject: the donor's token, an index or a word (its last place)."),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     threads: Threads = 0,
@@ -179,7 +190,7 @@ def swap(
     ctx: Ctx = 0,
     json: Json = False,
 ) -> None:
-    """Swap OLD for NEW in the hidden states of one layer: which one does the answer follow?"""
+    """Swap OLD for NEW at one layer: what does the answer follow?"""
     from localprobe import commands
 
     commands.swap(
@@ -246,6 +257,8 @@ def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = Fals
 @models_app.callback(invoke_without_command=True, epilog=_example("localprobe models"))
 def models(ctx: typer.Context, json: Json = False) -> None:
     """The models known by name: list, pull, info."""
+    if ctx.invoked_subcommand is not None and json:
+        raise LocalprobeError(f"--json goes after {ctx.invoked_subcommand}")
     if ctx.invoked_subcommand is None:
         from localprobe import commands
 
@@ -296,9 +309,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from typer.exceptions import TyperException
 
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal or a pipe cannot encode is written out instead.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         # typer turns Ctrl-C into this code by itself.
         return _fail("interrupted", 130) if code == 130 else int(code or 0)
     except LocalprobeError as error:
@@ -309,13 +327,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:
-        # The reader has gone (| head): nobody is left to tell. Keep the exit from flushing to it.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except (BrokenPipeError, SystemExit):  # typer makes the second of the first
+        # The reader has gone (| head): nobody is left to tell. As a shell sees it: SIGPIPE.
+        _give_up_stdout()
+        return 141
+    except OSError as error:
+        _give_up_stdout()
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}", 2)
     except MemoryError:
         return _fail("out of memory; use a smaller model, --ctx or fewer layers", 2)
+
+
+def _give_up_stdout() -> None:
+    """Keep the interpreter's exit from flushing to it once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

@@ -23,6 +23,7 @@ from localprobe.report import documents
 from localprobe.report.sweep_view import SweepView, run_with_bar
 from localprobe.report.tables import facts, probe_table, swap_table
 from localprobe.report.terminal import (
+    answered,
     clipped,
     new_table,
     say,
@@ -33,6 +34,7 @@ from localprobe.report.terminal import (
 )
 from localprobe.sweep import Sweep
 from localprobe.tasks import task_by_name
+from localprobe.words import is_word
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ def probe(
 ) -> None:
     text = read_prompt(prompt)
     for patch in patches:
+        if patch == "swap":
+            raise LocalprobeError("a swap has a command of its own: localprobe swap PROMPT OLD NEW")
+        if patches.count(patch) > 1:
+            raise LocalprobeError(f"the intervention {patch} was named twice")
         if patch != interventions.Inject.name:
             interventions.by_name(patch, seed)
     if not patches:
@@ -78,10 +84,10 @@ def probe(
         loaded.model.check_length(len(tokens) + max_tokens)
         chosen = parse_layers(layers, loaded.model.n_layer)
         wanted: list[interventions.Intervention] = []
-        for patch in dict.fromkeys(patches):
+        for patch in patches:
             if patch == interventions.Inject.name:
                 assert donor is not None and at is not None and donor_at is not None
-                donor_text = read_prompt(donor)
+                donor_text = read_prompt(donor, "the donor")
                 given = (donor_text, tokenize_prompt(loaded.model, donor_text))
                 wanted.append(
                     probing.injection(engine, (text, tokens), given, at, donor_at, chosen)
@@ -99,7 +105,10 @@ def probe(
         console = stdout_console()
         console.print(_model_line(loaded))
         console.print(Text(f"prompt: {visible(text)}"))
-        console.print(Text(f"clean answer: {visible(baseline.text.strip(' '))}", style="bold"))
+        for each in wanted:
+            if isinstance(each, interventions.Inject):
+                console.print(Text(f"injected: {probing.describe(each)}"))
+        console.print(Text.assemble("clean answer: ", answered(baseline.text), style="bold"))
         console.print(probe_table(console, rows, baseline.text))
 
 
@@ -139,13 +148,15 @@ def show_swap(
     """The table of a swap with what it needs to be understood."""
     old, new = words
     console = stdout_console()
-    original, modified = (
-        visible(answer.text.partition("\n")[0].strip())
-        for answer in (result.original, result.modified)
-    )
     console.print(Text(f"prompt: {visible(text)}"))
-    console.print(Text(f"  with {visible(old)}: {original} (original)"))
-    console.print(Text(f"  with {visible(new)}: {modified} (modified)"))
+    for word, answer, name in (
+        (old, result.original, "original"),
+        (new, result.modified, "modified"),
+    ):
+        first_line = answered(answer.text.partition("\n")[0])
+        console.print(Text.assemble(f"  with {visible(word)}: ", first_line, f" ({name})"))
+    if not is_word(old, text):
+        console.print(Text(f"  note: {visible(old)} is a part of a longer word of the prompt"))
     how = (
         "token for token"
         if result.plan.token_for_token
@@ -238,8 +249,9 @@ def list_models(*, json: bool) -> None:
         size = f"{entry.size / 1e9:.1f} GB" if entry.size >= 1e9 else f"{entry.size / 1e6:.0f} MB"
         cached = "yes" if entry.path.exists() else "no"
         table.add_row(entry.name, entry.architecture, size, cached, visible(entry.note))
-    shrink_only_last(table)
-    stdout_console().print(table)
+    console = stdout_console()
+    shrink_only_last(console, table)
+    console.print(table)
 
 
 def pull_model(name: str) -> None:

@@ -47,7 +47,7 @@ def fetch(entry: Entry, *, quiet: bool = False) -> Path:
                 total=entry.size,
                 unit="B",
                 unit_scale=True,
-                disable=quiet,
+                disable=quiet or None,
                 leave=False,
             ) as bar:
                 gguf = _download(entry, Path(folder), bar)

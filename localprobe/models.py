@@ -13,11 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from localprobe import registry
-from localprobe.cache import remembered, sha256_of
-from localprobe.errors import FetchError, ModelError
+from localprobe.cache import remembered, sha256_of, user_path
+from localprobe.errors import FetchError, LocalprobeError, ModelError
 from localprobe.fetch import fetch
 from localprobe.llama.check import check
-from localprobe.llama.model import Model
+from localprobe.llama.model import Model, has_gpu
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def find(name: str) -> tuple[str, Path, str]:
 
     A known model is fetched when it is not in the cache yet.
     """
-    path = Path(name).expanduser()
+    path = user_path(name) if name.startswith("~") else Path(name)
     if path.suffix.lower() == ".gguf" or path.is_file():
         if not path.is_file():
             raise ModelError(f"there is no model file {path}")
@@ -59,6 +59,10 @@ def open_model(
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
     name, path, digest = find(name)
+    if gpu_layers and not has_gpu():
+        raise LocalprobeError(
+            "--gpu-layers needs a llama-cpp-python that was built for a GPU (see the README)"
+        )
     with Model(path, threads=threads, gpu_layers=gpu_layers, ctx=ctx) as model:
         reason = why_not(model, digest, gpu_layers)
         if reason:

@@ -82,6 +82,12 @@ def injection(
     return Inject(engine.states(donor[1], layers), pairs.at, pairs.donor_at)
 
 
+def describe(inject: Inject) -> str:
+    """Which donor positions go where."""
+    pairs = zip(inject.at, inject.donor_at, strict=True)
+    return ", ".join(f"{donor_at} of the donor to {at}" for at, donor_at in pairs)
+
+
 def find_position(
     model: Model, position: str, text: str, tokens: Sequence[int], *, what: str
 ) -> list[int]:

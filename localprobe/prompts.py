@@ -2,37 +2,48 @@ r"""Prompts as users give them: as text (\n is a newline), @FILE, or - for stand
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
+from localprobe.cache import user_path
 from localprobe.errors import LocalprobeError
 from localprobe.llama.model import Model
 
 
-def read_prompt(argument: str) -> str:
-    """The text of a prompt argument.
+def read_prompt(argument: str, what: str = "the prompt") -> str:
+    """The text of a prompt argument; `what` it is called in errors.
 
     One newline at the end of a file or of standard input is dropped: editors put it there.
     Raises LocalprobeError for a file that cannot be read and for an empty prompt.
     """
     if argument == "-":
+        if sys.stdin is None:
+            raise LocalprobeError("standard input is closed")
         text = _decode(sys.stdin.buffer.read(), "standard input")
     elif argument.startswith("@"):
-        path = Path(argument[1:]).expanduser()
+        path = user_path(argument[1:]) if argument[1:2] == "~" else Path(argument[1:])
         try:
             text = _decode(path.read_bytes(), str(path))
         except OSError as error:
-            raise LocalprobeError(f"cannot read the prompt {path}: {error.strerror}") from None
+            raise LocalprobeError(f"cannot read {what} {path}: {error.strerror}") from None
     else:
         text = unescape(argument)
     if not text.strip():
-        raise LocalprobeError("the prompt is empty")
+        raise LocalprobeError(f"{what} is empty")
     return text
 
 
 def unescape(argument: str) -> str:
-    r"""An argument's text: \n written out is a newline."""
-    return argument.replace("\\n", "\n")
+    r"""An argument's text: \n written out is a newline, and \\n is \n written out.
+
+    Raises LocalprobeError for bytes that are not text in the user's encoding.
+    """
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise LocalprobeError(f"{argument!r} is not valid text in your encoding") from None
+    return re.sub(r"\\(\\n|n)", lambda found: "\n" if found[1] == "n" else found[1], argument)
 
 
 def tokenize_prompt(model: Model, text: str) -> list[int]:

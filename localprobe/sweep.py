@@ -73,6 +73,8 @@ class Sweep:
     @property
     def done(self) -> float:
         """The share of the work that is done, 0 … 1."""
+        if self.used == 0:
+            return self.tried / len(self._examples)
         total = self.expected * self._cells_per_example
         return min(1.0, self._cells_done / total) if total else 0.0
 
@@ -85,7 +87,11 @@ class Sweep:
 
         Raises LocalprobeError (exit code 1) when the clean model gets no example right.
         """
-        for example, partner in _with_next(self._usable()):
+        for pair in _with_next(self._usable()):
+            if pair is None:
+                yield
+                continue
+            example, partner = pair
             for patch in self._patches:
                 if patch == SWAP:
                     yield from self._swap(example, partner)
@@ -98,7 +104,8 @@ class Sweep:
                 "nothing to lose; try another model or template, or --all-examples"
             )
 
-    def _usable(self) -> Iterator[Example]:
+    def _usable(self) -> Iterator[Example | None]:
+        """The examples to use; None for every one that was tried and is passed over."""
         for example in self._examples:
             if self.used == self._n:
                 return
@@ -111,8 +118,7 @@ class Sweep:
             self.tally.add_clean(score, used=used)
             self.tried += 1
             self.used += used
-            if used:
-                yield example
+            yield example if used else None
 
     def _damage(self, patch: str, example: Example) -> Iterator[None]:
         intervention = by_name(patch, self.seed)
@@ -199,10 +205,13 @@ def _columns(patches: Sequence[str], layers: tuple[int, ...], metric: str) -> li
     return columns
 
 
-def _with_next(examples: Iterable[Example]) -> Iterator[tuple[Example, Example]]:
-    """Each example with the one after it; the last with the first."""
+def _with_next(examples: Iterable[Example | None]) -> Iterator[tuple[Example, Example] | None]:
+    """Each example with the one after it; the last with the first. None goes through."""
     first = previous = None
     for example in examples:
+        if example is None:
+            yield None
+            continue
         if previous is None:
             first = example
         else:

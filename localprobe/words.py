@@ -30,8 +30,17 @@ def token_spans(pieces: Sequence[bytes], text: str) -> list[tuple[int, int]]:
 
 def occurrences(word: str, text: str) -> list[tuple[int, int]]:
     """Where a word stands in a text, in characters: as a whole word if it does, else anywhere."""
-    whole = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
-    return whole or [match.span() for match in re.finditer(re.escape(word), text)]
+    pattern = _whole(word) if is_word(word, text) else re.escape(word)
+    return [match.span() for match in re.finditer(pattern, text)]
+
+
+def is_word(word: str, text: str) -> bool:
+    """Whether it stands in the text as a whole word."""
+    return re.search(_whole(word), text) is not None
+
+
+def _whole(word: str) -> str:
+    return rf"(?<!\w){re.escape(word)}(?!\w)"
 
 
 def tokens_of(span: tuple[int, int], text: str, spans: Sequence[tuple[int, int]]) -> list[int]:

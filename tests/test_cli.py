@@ -200,6 +200,55 @@ def test_every_help_has_one_example(command: str, run: Run) -> None:
     assert shlex.split(example)[1:][: len(command.split())] == command.split()
 
 
+def test_no_arguments_is_help(run: Run) -> None:
+    code, out, err = run(model=None)
+    assert (code, err) == (0, "")
+    assert "Commands:" in out
+
+
+def test_json_before_a_subcommand(run: Run) -> None:
+    result = run("models", "--json", "list", model=None)
+    assert_one_sentence(result, "--json goes after list")
+
+
+def test_a_backslash_and_an_n(run: Run) -> None:
+    given = run("tokens", r"\\nabla\n", "--json")
+    assert document(given)["prompt"] == "\\nabla\n"
+    _, out, _ = run("probe", r"\\nabla\n", "--layers", "3", "--max-tokens", "1")
+    assert r"prompt: \\nabla\n" in out
+
+
+def test_injection_says_which_tokens(run: Run) -> None:
+    _, out, _ = run(
+        *("probe", "is it is so", "-p", "inject", "--layers", "3"),
+        *("--donor", "it was", "--at", "is", "--donor-at", "it"),
+    )
+    assert "injected: 0 of the donor to 6, 1 of the donor to 7" in out
+
+
+def test_a_part_of_a_word_is_said(run: Run) -> None:
+    assert "is a part of a longer word" in run("swap", TEXT, "ha", "ei")[1]
+    assert "is a part of a longer word" not in run("swap", TEXT, "Chad", "Mali")[1]
+
+
+@pytest.mark.parametrize("columns", ["30", "40", "60", "80", "200"])
+def test_no_line_is_wider_than_the_terminal(
+    columns: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for arguments, model in (
+        (["swap", TEXT, "Chad", "Mali"], "llama"),
+        (["probe", TEXT], "llama"),
+        (["sweep", "--all-examples", "-n", "1", "-p", "skip,swap"], "llama"),
+        (["sweep", "--all-examples", "-n", "2"], "llama"),
+        (["models"], None),
+    ):
+        code, out, _ = run(*arguments, model=model)
+        if code == 0:
+            assert max(map(len, out.splitlines())) <= int(columns), arguments
+            assert "…" not in next(line for line in out.splitlines() if "─" in line)
+
+
 def test_version(run: Run) -> None:
     code, out, _ = run("--version", model=None)
     assert (code, out.split()[0]) == (0, "localprobe")
@@ -212,6 +261,14 @@ def test_version(run: Run) -> None:
     ("arguments", "message"),
     [
         (["probe", ""], "the prompt is empty"),
+        (["probe", "a \udcff b"], "not valid text"),
+        (["probe", "@~no-such-user/x"], "no such user's folder"),
+        (["probe", TEXT, "-p", "swap"], "localprobe swap PROMPT OLD NEW"),
+        (["probe", TEXT, "-p", "skip,skip"], "named twice"),
+        (["probe", TEXT, *shlex.split("-p inject --donor '' --at 0 --donor-at 0")], "donor is"),
+        (["probe", TEXT, "--threads", "513"], "--threads"),
+        (["probe", TEXT, "--ctx", "513"], "more than the 512"),
+        (["probe", TEXT, "--gpu-layers", "1"], "built for a GPU"),
         (["probe", r" \n "], "the prompt is empty"),
         (["probe", "x"], "single token"),
         (["probe", "@nowhere.txt"], "cannot read the prompt nowhere.txt"),

@@ -43,6 +43,7 @@ class Echo:
 def run(sweep: Sweep) -> Sweep:
     for _ in sweep.run():
         assert 0 <= sweep.done <= 1
+    assert sweep.done == 1
     return sweep
 
 
@@ -171,7 +172,10 @@ def test_with_next() -> None:
     def example(number: int) -> Example:
         return Example(number, "", (), "")
 
-    pairs = _with_next(example(number) for number in range(3))
-    assert [(a.number, b.number) for a, b in pairs] == [(0, 1), (1, 2), (2, 0)]
-    assert [(a.number, b.number) for a, b in _with_next([example(5)])] == [(5, 5)]
-    assert list(_with_next([])) == []
+    def numbers(*examples: Example | None) -> list[tuple[int, int] | None]:
+        return [pair and (pair[0].number, pair[1].number) for pair in _with_next(examples)]
+
+    assert numbers(*map(example, range(3))) == [(0, 1), (1, 2), (2, 0)]
+    assert numbers(example(0), None, example(2), None) == [None, (0, 2), None, (2, 0)]
+    assert numbers(example(5)) == [(5, 5)]
+    assert numbers() == []

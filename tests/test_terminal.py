@@ -102,15 +102,53 @@ def test_ctrl_c_leaves_the_terminal_sane(tiny_file: Callable[[str], Path], own_c
     assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
 
 
+@pytest.mark.parametrize("wait", [0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
+def test_ctrl_c_at_any_moment_is_130_and_nothing_is_remembered(
+    wait: float, tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    """Also inside a callback that llama.cpp makes, where a Python exception would be lost."""
+    script = (
+        "import sys; import localprobe.commands; from localprobe.__main__ import run; "
+        "print('ready', flush=True); sys.exit(run())"
+    )
+    arguments = ["probe", "abc" * 150, "-m", str(tiny_file("gemma3"))]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert (process.returncode, said) == (130, b"localprobe: interrupted\n")
+    checks = own_cache / "checks.json"
+    assert not checks.exists() or "graph" not in checks.read_text(encoding="utf-8")
+
+
+def test_output_that_cannot_be_written(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    with full.open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "localprobe", "tokens", "a b", "-m", str(tiny_file("llama"))],
+            stdout=out,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == 2
+    assert done.stderr == b"localprobe: No space left on device\n"
+
+
 def test_a_reader_that_goes_away(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "localprobe", "tokens", "a" * 5000, "-m", str(tiny_file("llama"))],
+        [sys.executable, "-m", "localprobe", "tokens", "a b", "-m", str(tiny_file("llama"))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        process.stdout.readline()
         process.stdout.close()
         said = process.stderr.read()
-    assert said == b""
+    assert (process.returncode, said) == (141, b"")

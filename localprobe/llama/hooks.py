@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from localprobe.llama.interrupts import held_back
+
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
 
 
@@ -37,18 +39,22 @@ class EvalHook:
     def armed(self, visitor: NodeVisitor) -> Iterator[None]:
         """Show the nodes to `visitor`; disarmed on the way out, whatever happened.
 
-        An exception of the visitor (Ctrl-C too) cannot pass through llama.cpp: it ends the
-        decode and is raised here.
+        An exception of the visitor cannot pass through llama.cpp: it ends the decode and is
+        raised here; so does Ctrl-C.
         """
         if self._visitor is not None:
             raise RuntimeError("the eval callback is armed already")
         self._visitor, self._error = visitor, None
         try:
-            yield
+            with held_back(self._stop):
+                yield
             if self._error is not None:
                 raise self._error
         finally:
             self._visitor, self._error = None, None
+
+    def _stop(self) -> None:
+        self._error = self._error or KeyboardInterrupt()
 
     @property
     def is_armed(self) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama.hooks import EvalHook
+from localprobe.llama.interrupts import held_back
 from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
 
 GGUF_MAGIC = b"GGUF"
@@ -83,6 +84,11 @@ class Model:
         self.info = self._read_info()
         self.n_layer, self.n_embd = self.info.n_layer, self.info.n_embd
         self.ctx = ctx or self.info.n_ctx_train
+        if self.ctx > self.info.n_ctx_train:
+            raise LocalprobeError(
+                f"a context of {ctx} tokens is more than the {self.info.n_ctx_train} that the "
+                "model was trained with"
+            )
 
     def __enter__(self) -> Model:
         return self
@@ -178,7 +184,7 @@ class Model:
         if n_tokens > self.ctx:
             raise LocalprobeError(
                 f"the prompt and its answer need {n_tokens} tokens, the context holds {self.ctx}; "
-                "shorten the prompt or the answer (--max-tokens), or raise --ctx "
+                "shorten the prompt or the answer, or raise --ctx "
                 f"(the model was trained with {self.info.n_ctx_train})"
             )
 
@@ -221,7 +227,8 @@ class Model:
         params.no_perf = True
         params.cb_eval = ctypes.cast(self._hook.callback, type(params.cb_eval))
         _log.clear()
-        self._context = llama.llama_init_from_model(self._model, params)
+        with held_back():
+            self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
             self._context = None
             raise ModelError(
@@ -280,6 +287,11 @@ class Model:
         return buffer.value.decode(errors="replace") if size >= 0 else ""
 
 
+def has_gpu() -> bool:
+    """Whether this build of llama.cpp can place blocks on a GPU."""
+    return bool(llama.llama_supports_gpu_offload())
+
+
 def _load(path: Path, gpu_layers: int) -> int:
     try:
         with path.open("rb") as file:
@@ -292,7 +304,8 @@ def _load(path: Path, gpu_layers: int) -> int:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1_000_000
     _log.clear()
-    model = llama.llama_model_load_from_file(os.fsencode(path), params)
+    with held_back():
+        model = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise ModelError(f"{path} is truncated, damaged or of an unknown kind ({_last_error()})")
     return int(model)

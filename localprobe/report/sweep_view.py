@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from localprobe.report.terminal import (
     heat,
     is_live,
     layer_table,
+    say,
     speaks_unicode,
     stdout_console,
 )
@@ -26,6 +28,7 @@ from localprobe.tally import KEPT, Score
 
 _NUMBER, _INTERVAL = 4, 7
 _PROGRESS_STEPS = 1000
+_SECONDS_BETWEEN_LINES = 30
 
 
 class SweepView:
@@ -128,16 +131,31 @@ class SweepView:
 
 
 def run_with_bar(sweep: Sweep) -> None:
-    """Compute a sweep with a progress bar on stderr, and nothing on stdout."""
+    """Compute a sweep with its progress on stderr, and nothing on stdout.
+
+    A bar where that is a terminal, else a line every half minute.
+    """
+    if not sys.stderr.isatty():
+        _run_with_lines(sweep)
+        return
     with tqdm(
         desc=f"sweep {sweep.task.name}",
         total=_PROGRESS_STEPS,
         bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left",
         leave=False,
-        disable=None,
     ) as progress:
         for _ in sweep.run():
             progress.update(max(0, round(sweep.done * _PROGRESS_STEPS) - progress.n))
+
+
+def _run_with_lines(sweep: Sweep) -> None:
+    started = said = time.monotonic()
+    for _ in sweep.run():
+        now = time.monotonic()
+        if now - said >= _SECONDS_BETWEEN_LINES:
+            said = now
+            took = duration(now - started)
+            say(f"sweep {sweep.task.name}: {sweep.done:.0%} done, {took} elapsed")
 
 
 def _title(column: Column) -> str:

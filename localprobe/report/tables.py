@@ -13,42 +13,51 @@ from localprobe.probe import ProbeRow
 from localprobe.report.terminal import (
     GAP,
     LAYER_WIDTH,
+    MIN_WIDTH,
+    answered,
     bar,
     clipped,
     column_width,
     heat,
     layer_table,
+    shortened,
     speaks_unicode,
     visible,
 )
 from localprobe.swap import MODIFIED, ORIGINAL, SwapRow
 
 _SHARE_WIDTH = 13
+_NUMBER_WIDTH = 4
 
 
 def swap_table(console: Console, rows: Sequence[SwapRow], old: str, new: str) -> Table:
     """Per layer: the answer, both probabilities as number and bar, and which one it follows."""
     follows_width = max(len("follows"), min(12, max(cell_len(visible(w)) for w in (old, new))))
-    answer_width = console.width - LAYER_WIDTH - 2 * _SHARE_WIDTH - follows_width - 4 * GAP
-    answer_width = max(6, min(40, answer_width))
+    fixed = LAYER_WIDTH + follows_width + 4 * GAP
+    with_bars = console.width - fixed - 2 * _SHARE_WIDTH >= MIN_WIDTH
+    share_width = _SHARE_WIDTH if with_bars else _NUMBER_WIDTH
+    answer_width = max(MIN_WIDTH, min(40, console.width - fixed - 2 * share_width))
     table = layer_table()
     table.add_column("answer", width=answer_width, no_wrap=True)
-    table.add_column("P(original)", width=_SHARE_WIDTH, no_wrap=True)
-    table.add_column("P(modified)", width=_SHARE_WIDTH, no_wrap=True)
+    for whose_share in ("original", "modified"):
+        title = f"P({whose_share if with_bars else whose_share[0]})"
+        table.add_column(title, width=share_width, no_wrap=True)
     table.add_column("follows", width=follows_width, no_wrap=True)
     whose = {ORIGINAL: old, MODIFIED: new}
     for row in rows:
         table.add_row(
             str(row.layer),
-            clipped(row.text.strip(" "), answer_width),
-            _share(console, row.p_original),
-            _share(console, row.p_modified),
+            shortened(answered(row.text), answer_width),
+            _share(console, row.p_original, with_bars),
+            _share(console, row.p_modified, with_bars),
             clipped(whose.get(row.follows, row.follows), follows_width),
         )
     return table
 
 
-def _share(console: Console, share: float) -> Text:
+def _share(console: Console, share: float, with_bar: bool) -> Text:
+    if not with_bar:
+        return Text(f"{share:.2f}")
     drawn = bar(share, 8, unicode=speaks_unicode(console))
     return Text(f"{share:.2f} ").append(drawn, style=heat(share))
 
@@ -61,7 +70,7 @@ def probe_table(console: Console, rows: Sequence[ProbeRow], baseline: str) -> Ta
     width = max(6, column_width(console, len(patches)))
     table = layer_table()
     for patch in patches:
-        table.add_column(patch, no_wrap=True)
+        table.add_column(patch, max_width=width, overflow="fold")
     for layer in layers:
         cells = []
         for patch in patches:
@@ -69,8 +78,9 @@ def probe_table(console: Console, rows: Sequence[ProbeRow], baseline: str) -> Ta
             if answer is None:
                 cells.append(Text("–", style="dim"))
             else:
-                style = "bold green" if answer == baseline else ""
-                cells.append(clipped(answer.strip(" "), width, style))
+                cell = answered(answer)
+                cell.stylize("bold green" if answer == baseline else "")
+                cells.append(cell)
         table.add_row(str(layer), *cells)
     return table
 
@@ -81,5 +91,5 @@ def facts(pairs: Sequence[tuple[str, str]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(name, clipped(value, 1000))
+        table.add_row(name, Text(visible(value), overflow="fold"))
     return table

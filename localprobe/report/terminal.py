@@ -22,15 +22,21 @@ _HEAT = ("#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ec
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 LAYER_WIDTH = 5
+MIN_WIDTH = 8
 GAP = 2
 """Columns of space between two columns of a table."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise
 
 
 def stdout_console() -> Console:
     """Colour and live output on a terminal; plain text when piped or with NO_COLOR."""
     if os.environ.get("NO_COLOR"):
-        return Console(color_system=None, highlight=False)
-    return Console(highlight=False)
+        return _Console(color_system=None, highlight=False)
+    return _Console(highlight=False)
 
 
 def is_live(console: Console) -> bool:
@@ -62,10 +68,16 @@ def new_table(*headers: str) -> Table:
     return table
 
 
-def shrink_only_last(table: Table) -> None:
-    """Where a table is too wide, let its last column give way alone."""
+def shrink_only_last(console: Console, table: Table) -> None:
+    """Where a table is too wide, let its last column give way alone, or go."""
+    left = console.width
     for column in table.columns[:-1]:
         column.min_width = max(cell_len(str(cell)) for cell in [column.header, *column.cells])
+        left -= column.min_width + GAP
+    if left < MIN_WIDTH:
+        table.columns.pop()
+    else:
+        table.columns[-1].max_width = left
 
 
 def layer_table() -> Table:
@@ -99,9 +111,12 @@ def speaks_unicode(console: Console) -> bool:
 
 
 def visible(text: str) -> str:
-    """Text of a model or a user on one line: control and formatting characters written out."""
+    """Text of a model or a user on one line: control and formatting characters written out.
+
+    A newline is shown as a prompt may be given, and so is a backslash before an n.
+    """
     shown = []
-    for char in text:
+    for char in text.replace("\\n", "\\\\n"):
         if char == "\n":
             shown.append("\\n")
         elif unicodedata.category(char)[0] == "C":
@@ -113,9 +128,19 @@ def visible(text: str) -> str:
 
 def clipped(text: str, width: int, style: str = "") -> Text:
     """`visible` text on one line of at most `width` columns, with an ellipsis where it is cut."""
-    shown = Text(visible(text), style=style, no_wrap=True)
-    shown.truncate(width, overflow="ellipsis")
-    return shown
+    return shortened(Text(visible(text), style=style), width)
+
+
+def shortened(text: Text, width: int) -> Text:
+    """The text itself, cut to `width` columns with an ellipsis."""
+    text.truncate(width, overflow="ellipsis")
+    return text
+
+
+def answered(text: str) -> Text:
+    """An answer as it is shown: without the spaces around it; marked where there is none."""
+    shown = visible(text.strip(" "))
+    return Text(shown) if shown else Text("(end)", style="dim")
 
 
 def duration(seconds: float) -> str:

@@ -64,6 +64,13 @@ Ctx = Annotated[
         metavar="N", help="Longest sequence in tokens; 0: as the model was trained.", min=0
     ),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="resume: compute only what changes; full: whole passes.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the random draws.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Layers = Annotated[
@@ -155,6 +162,7 @@ def probe(
     threads: Threads = 0,
     gpu_layers: GpuLayers = 0,
     ctx: Ctx = 0,
+    engine: Engine = "resume",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -169,7 +177,7 @@ def probe(
         donor=donor,
         at=at,
         donor_at=donor_at,
-        model=commands.ModelChoice(model, threads, gpu_layers, ctx),
+        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
         seed=seed,
         json=json,
     )
@@ -188,6 +196,7 @@ def swap(
     threads: Threads = 0,
     gpu_layers: GpuLayers = 0,
     ctx: Ctx = 0,
+    engine: Engine = "resume",
     json: Json = False,
 ) -> None:
     """Swap OLD for NEW at one layer: what does the answer follow?"""
@@ -199,7 +208,7 @@ def swap(
         new=new,
         layers=layers,
         max_tokens=max_tokens,
-        model=commands.ModelChoice(model, threads, gpu_layers, ctx),
+        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
         json=json,
     )
 
@@ -227,6 +236,7 @@ def sweep(
     threads: Threads = 0,
     gpu_layers: GpuLayers = 0,
     ctx: Ctx = 0,
+    engine: Engine = "resume",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -240,7 +250,7 @@ def sweep(
         layers=layers,
         n=n,
         all_examples=all_examples,
-        model=commands.ModelChoice(model, threads, gpu_layers, ctx),
+        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
         seed=seed,
         json=json,
     )

@@ -17,7 +17,7 @@ from localprobe.errors import LocalprobeError
 from localprobe.fetch import fetch
 from localprobe.layers import parse_layers
 from localprobe.llama.model import Model
-from localprobe.models import LoadedModel, open_model
+from localprobe.models import RESUME, LoadedModel, choose_engine, open_model
 from localprobe.prompts import read_prompt, tokenize_prompt, unescape
 from localprobe.report import documents
 from localprobe.report.sweep_view import SweepView, run_with_bar
@@ -45,6 +45,13 @@ class ModelChoice:
     threads: int
     gpu_layers: int
     ctx: int
+    engine_name: str = RESUME
+
+    def engine(self, loaded: LoadedModel) -> FullEngine:
+        engine, reason = choose_engine(loaded, self.engine_name)
+        if reason:
+            say(f"localprobe: computing whole passes, which is slower: {reason}")
+        return engine
 
     def open(self) -> AbstractContextManager[LoadedModel]:
         return open_model(self.name, threads=self.threads, gpu_layers=self.gpu_layers, ctx=self.ctx)
@@ -79,7 +86,7 @@ def probe(
     if not injects and (donor, at, donor_at) != (None, None, None):
         raise LocalprobeError("--donor, --at and --donor-at are for --patch inject")
     with model.open() as loaded:
-        engine = FullEngine(loaded.model)
+        engine = model.engine(loaded)
         tokens = tokenize_prompt(loaded.model, text)
         loaded.model.check_length(len(tokens) + max_tokens)
         chosen = parse_layers(layers, loaded.model.n_layer)
@@ -94,11 +101,12 @@ def probe(
                 )
             else:
                 wanted.append(interventions.by_name(patch, seed))
-        cells = probing.cells(wanted, chosen)
-        baseline = engine.answer(tokens, max_tokens=max_tokens)
-        rows = list(
-            with_bar(probing.probe(engine, tokens, cells, max_tokens=max_tokens), len(cells))
-        )
+        n_cells = sum(len(probing.defined_layers(each, chosen)) for each in wanted)
+        (run,) = engine.clean([tokens], chosen, max_tokens=max_tokens, stops=[None])
+        baseline = run.answer
+        found = probing.probe(engine, run, wanted, chosen, max_tokens=max_tokens)
+        order = {each.name: place for place, each in enumerate(wanted)}
+        rows = sorted(with_bar(found, n_cells), key=lambda row: (order[row.patch], row.layer))
         if json:
             documents.print_document(documents.probe_document(loaded, text, tokens, baseline, rows))
             return
@@ -128,8 +136,8 @@ def swap(
         chosen = parse_layers(layers, loaded.model.n_layer)
         plan = swapping.plan_swap(loaded.model, text, *words)
         loaded.model.check_length(max(len(plan.prompt), len(plan.donor)) + max_tokens)
-        result = swapping.Swap(FullEngine(loaded.model), plan, max_tokens)
-        rows = list(with_bar(result.rows(chosen), len(chosen)))
+        result = swapping.Swap(model.engine(loaded), plan, chosen, max_tokens)
+        rows = result.rows(with_bar)
         if json:
             documents.print_document(documents.swap_document(loaded, text, words, result, rows))
             return
@@ -191,7 +199,7 @@ def sweep(
     chosen_task = task_by_name(task, None if template is None else unescape(template))
     with model.open() as loaded:
         run = Sweep(
-            FullEngine(loaded.model),
+            model.engine(loaded),
             chosen_task,
             patches,
             parse_layers(layers, loaded.model.n_layer),
@@ -266,7 +274,7 @@ def pull_model(name: str) -> None:
 def model_info(name: str, *, json: bool) -> None:
     known, path, digest = model_files.find(name)
     with Model(path) as model:
-        reason = model_files.why_not(model, digest, 0)
+        reason = model_files.why_not(model, digest)
         loaded = LoadedModel(known, digest, model)
         record = documents.model_record(loaded)
         info = model.info

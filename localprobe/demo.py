@@ -7,9 +7,8 @@ import textwrap
 from rich.text import Text
 
 from localprobe.commands import show_swap
-from localprobe.engine.full import FullEngine
 from localprobe.layers import parse_layers
-from localprobe.models import LoadedModel
+from localprobe.models import LoadedModel, choose_engine
 from localprobe.recipe import shipped_recipe
 from localprobe.report.sweep_view import SweepView
 from localprobe.report.terminal import stdout_console, with_bar
@@ -39,16 +38,14 @@ model: where the score is high again, the model no longer needs what it holds fo
 def run(loaded: LoadedModel, *, short: bool = False) -> None:
     """Both experiments on a loaded model. short: a quarter of the layers, half the examples."""
     model = loaded.model
-    engine = FullEngine(model)
+    engine, _ = choose_engine(loaded)
     thinning = 4 if short else 1
 
     _explain(_BEFORE_SWAP)
     text = TEMPLATE.replace("{country}", _SWAP_WORDS[0])
-    swap = Swap(engine, plan_swap(model, text, *_SWAP_WORDS), max_tokens=4)
     layers = parse_layers("::2", model.n_layer)[::thinning]
-    show_swap(
-        text, _SWAP_WORDS, swap, list(with_bar(swap.rows(layers), len(layers))), model.n_layer
-    )
+    swap = Swap(engine, plan_swap(model, text, *_SWAP_WORDS), layers, max_tokens=4)
+    show_swap(text, _SWAP_WORDS, swap, swap.rows(with_bar), model.n_layer)
 
     print()
     _explain(_BEFORE_SWEEP)

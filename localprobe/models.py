@@ -6,7 +6,7 @@ with open_model("smollm2-135m") as probe:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +14,9 @@ from pathlib import Path
 
 from localprobe import registry
 from localprobe.cache import remembered, sha256_of, user_path
-from localprobe.errors import FetchError, LocalprobeError, ModelError
+from localprobe.engine.full import FullEngine
+from localprobe.engine.resume import BATCH_SIZE, ResumeEngine, check_resume
+from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
 from localprobe.fetch import fetch
 from localprobe.llama.check import check
 from localprobe.llama.model import Model, has_gpu
@@ -50,6 +52,34 @@ def find(name: str) -> tuple[str, Path, str]:
     return name, path, digest
 
 
+RESUME, FULL = "resume", "full"
+
+
+def choose_engine(
+    loaded: LoadedModel, name: str = RESUME, batch_size: int = BATCH_SIZE
+) -> tuple[FullEngine, str]:
+    """The engine of that name; where resuming was not proved exact on this model, whole passes.
+
+    Also gives why it is not the one asked for, or an empty text.
+    """
+    if name not in (RESUME, FULL):
+        raise LocalprobeError(f"unknown engine {name!r}; {did_you_mean(name, (RESUME, FULL))}")
+    if name == FULL:
+        return FullEngine(loaded.model), ""
+
+    def run() -> str:
+        try:
+            check_resume(loaded.model)
+        except ModelError as error:
+            return str(error)
+        return ""
+
+    reason = _remember(loaded.model, loaded.sha256, "resume", run)
+    if reason:
+        return FullEngine(loaded.model), reason
+    return ResumeEngine(loaded.model, batch_size), ""
+
+
 @contextmanager
 def open_model(
     name: str, *, threads: int = 0, gpu_layers: int = 0, ctx: int = 0
@@ -64,13 +94,13 @@ def open_model(
             "--gpu-layers needs a llama-cpp-python that was built for a GPU (see the README)"
         )
     with Model(path, threads=threads, gpu_layers=gpu_layers, ctx=ctx) as model:
-        reason = why_not(model, digest, gpu_layers)
+        reason = why_not(model, digest)
         if reason:
             raise ModelError(f"{path} cannot be probed: {reason}")
         yield LoadedModel(name, digest, model)
 
 
-def why_not(model: Model, digest: str, gpu_layers: int) -> str:
+def why_not(model: Model, digest: str) -> str:
     """Why this model cannot be probed; empty when it can. Remembered per file and engine."""
 
     def run() -> str:
@@ -80,8 +110,12 @@ def why_not(model: Model, digest: str, gpu_layers: int) -> str:
             return str(error)
         return ""
 
-    engine = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
-    return str(remembered("checks.json", f"{digest}, {engine}, gpu {gpu_layers}", run))
+    return _remember(model, digest, "states", run)
+
+
+def _remember(model: Model, digest: str, what: str, run: Callable[[], str]) -> str:
+    versions = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
+    return str(remembered("checks.json", f"{digest} {what}, {versions}, {model.devices}", run))
 
 
 def _hash(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from localprobe.answers import Token, top_tokens
-from localprobe.engine.full import FullEngine
+from localprobe.engine.full import CleanRun, FullEngine
 from localprobe.errors import LocalprobeError
 from localprobe.interventions import Inject, Intervention
 from localprobe.llama.model import Model
@@ -24,37 +24,37 @@ class ProbeRow:
     top: tuple[Token, ...]
 
 
-def cells(
-    interventions: Sequence[Intervention], layers: Sequence[int]
-) -> list[tuple[Intervention, int]]:
-    """Every (intervention, layer) that is defined. Raises LocalprobeError where one has none."""
-    for intervention in interventions:
-        if layers[-1] < intervention.first_layer:
-            raise LocalprobeError(
-                f"{intervention.name} is defined from layer {intervention.first_layer} on"
-            )
-    return [
-        (intervention, layer)
-        for intervention in interventions
-        for layer in layers
-        if layer >= intervention.first_layer
-    ]
+def defined_layers(intervention: Intervention, layers: Sequence[int]) -> list[int]:
+    """Those of the layers at which it is defined. Raises LocalprobeError where none is."""
+    defined = [layer for layer in layers if layer >= intervention.first_layer]
+    if not defined:
+        raise LocalprobeError(
+            f"{intervention.name} is defined from layer {intervention.first_layer} on"
+        )
+    return defined
 
 
 def probe(
     engine: FullEngine,
-    prompt: Sequence[int],
-    wanted: Sequence[tuple[Intervention, int]],
+    run: CleanRun,
+    interventions: Sequence[Intervention],
+    layers: Sequence[int],
     *,
     max_tokens: int,
 ) -> Iterator[ProbeRow]:
-    for intervention, layer in wanted:
-        answer = engine.answer(
-            prompt, max_tokens=max_tokens, intervention=intervention, layer=layer
+    """The answers to one prompt under each intervention; layers in the engine's order."""
+    for intervention in interventions:
+        cells = engine.run(
+            [run],
+            [intervention],
+            defined_layers(intervention, layers),
+            max_tokens=max_tokens,
+            examples=[0],
+            stops=[None],
         )
-        yield ProbeRow(
-            intervention.name, layer, answer.text, top_tokens(engine.model, answer.logits)
-        )
+        for _, layer, answer in cells:
+            top = top_tokens(engine.model, answer.logits)
+            yield ProbeRow(intervention.name, layer, answer.text, top)
 
 
 def injection(

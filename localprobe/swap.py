@@ -6,18 +6,21 @@ donor overwrite those of OLD's tokens in the prompt; does the answer follow the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from localprobe.answers import Token, top_tokens
-from localprobe.engine.full import Answer, FullEngine
+from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.errors import LocalprobeError
-from localprobe.interventions import Inject
+from localprobe.interventions import FloatArray, Inject
 from localprobe.llama.model import Model, softmax
 from localprobe.prompts import tokenize_prompt
 from localprobe.words import occurrences, token_spans, tokens_of
+
+Cells = Iterator[tuple[int, Answer]]
+Watch = Callable[[Cells, int], Iterable[tuple[int, Answer]]]
 
 ORIGINAL, MODIFIED, NEITHER = "original", "modified", "neither"
 
@@ -125,40 +128,56 @@ class Swap:
     answers begin alike, of the first tokens in which they differ, given what they share.
     """
 
-    def __init__(self, engine: FullEngine, plan: SwapPlan, max_tokens: int) -> None:
+    def __init__(
+        self, engine: FullEngine, plan: SwapPlan, layers: Sequence[int], max_tokens: int
+    ) -> None:
         self._engine, self._max_tokens = engine, max_tokens
         self.plan = plan
-        self.original = engine.answer(plan.prompt, max_tokens=max_tokens)
-        self.modified = engine.answer(plan.donor, max_tokens=max_tokens)
+        self._layers = layers
+        self._run = self._clean(plan.prompt, max_tokens)
+        donor = self._clean(plan.donor, max_tokens)
+        self._donor_states = donor.states
+        self.original, self.modified = self._run.answer, donor.answer
         shared, self.original_token, self.modified_token = _parting(self.original, self.modified)
         self._shared = shared
 
-    def rows(self, layers: Sequence[int]) -> Iterator[SwapRow]:
-        states = self._engine.states(self.plan.donor, layers)
-        inject = Inject(states, self.plan.at, self.plan.donor_at)
-        for layer in layers:
-            answer = self._engine.answer(
-                self.plan.prompt, max_tokens=self._max_tokens, intervention=inject, layer=layer
-            )
-            logits = answer.logits
-            if self._shared:
-                logits = self._engine.answer(
-                    [*self.plan.prompt, *self._shared],
-                    max_tokens=1,
-                    intervention=inject,
-                    layer=layer,
-                ).logits
+    def rows(self, watched: Watch = lambda rows, total: rows) -> list[SwapRow]:
+        """The rows, layers ascending. watched: shows the progress of so many rows."""
+        plan, model = self.plan, self._engine.model
+        donor = self._donor_states or self._engine.states(plan.donor, self._layers)
+        inject = Inject(donor, plan.at, plan.donor_at)
+        where_they_part: dict[int, FloatArray] = {}
+        if self._shared:
+            run = self._clean((*plan.prompt, *self._shared), 1)
+            for layer, answer in self._answers(run, inject, 1):
+                where_they_part[layer] = answer.logits
+        rows = []
+        cells = self._answers(self._run, inject, self._max_tokens)
+        for layer, answer in watched(cells, len(self._layers)):
+            logits = where_they_part.get(layer, answer.logits)
             probabilities = softmax(logits)
-            likeliest = int(np.argmax(logits))
             follows = {self.original_token: ORIGINAL, self.modified_token: MODIFIED}
-            yield SwapRow(
-                layer=layer,
-                text=answer.text,
-                p_original=float(probabilities[self.original_token]),
-                p_modified=float(probabilities[self.modified_token]),
-                follows=follows.get(likeliest, NEITHER),
-                top=top_tokens(self._engine.model, answer.logits),
+            rows.append(
+                SwapRow(
+                    layer=layer,
+                    text=answer.text,
+                    p_original=float(probabilities[self.original_token]),
+                    p_modified=float(probabilities[self.modified_token]),
+                    follows=follows.get(int(np.argmax(logits)), NEITHER),
+                    top=top_tokens(model, answer.logits),
+                )
             )
+        return sorted(rows, key=lambda row: row.layer)
+
+    def _clean(self, tokens: Sequence[int], max_tokens: int) -> CleanRun:
+        (run,) = self._engine.clean([tokens], self._layers, max_tokens=max_tokens, stops=[None])
+        return run
+
+    def _answers(self, run: CleanRun, inject: Inject, max_tokens: int) -> Cells:
+        cells = self._engine.run(
+            [run], [inject], self._layers, max_tokens=max_tokens, examples=[0], stops=[None]
+        )
+        return ((layer, answer) for _, layer, answer in cells)
 
 
 def _parting(original: Answer, modified: Answer) -> tuple[tuple[int, ...], int, int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from localprobe.engine.full import FullEngine
+from localprobe.engine.full import CleanRun, FullEngine
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.interventions import Freeze, Inject, Random, Shuffle, Skip, by_name
 from localprobe.swap import MODIFIED, ORIGINAL, plan_swap
@@ -87,16 +88,12 @@ class Sweep:
 
         Raises LocalprobeError (exit code 1) when the clean model gets no example right.
         """
-        for pair in _with_next(self._usable()):
-            if pair is None:
-                yield
-                continue
-            example, partner = pair
-            for patch in self._patches:
+        for batch in _batches(_with_next(self._usable()), self._engine.batch_size):
+            for patch in self._patches if batch else ():
                 if patch == SWAP:
-                    yield from self._swap(example, partner)
+                    yield from self._swap(batch)
                 else:
-                    yield from self._damage(patch, example)
+                    yield from self._damage(patch, [candidate for candidate, _ in batch])
             yield
         if self.used == 0:
             raise NothingToProbeError(
@@ -104,60 +101,72 @@ class Sweep:
                 "nothing to lose; try another model or template, or --all-examples"
             )
 
-    def _usable(self) -> Iterator[Example | None]:
+    def _usable(self) -> Iterator[_Candidate | None]:
         """The examples to use; None for every one that was tried and is passed over."""
-        for example in self._examples:
-            if self.used == self._n:
-                return
-            tokens = self._engine.model.tokenize(example.prompt)
-            answer = self._engine.answer(
-                tokens, max_tokens=self.task.max_tokens, stop=self._settled(example)
-            )
-            score = self.task.score(answer.text, example)
-            used = self._all or score > 0
-            self.tally.add_clean(score, used=used)
-            self.tried += 1
-            self.used += used
-            yield example if used else None
-
-    def _damage(self, patch: str, example: Example) -> Iterator[None]:
-        intervention = by_name(patch, self.seed)
-        tokens = self._engine.model.tokenize(example.prompt)
-        for layer in self.layers:
-            if layer < intervention.first_layer:
-                continue
-            answer = self._engine.answer(
-                tokens,
+        size = self._engine.batch_size
+        for start in range(0, len(self._examples), size):
+            examples = self._examples[start : start + size]
+            runs = self._engine.clean(
+                [self._engine.model.tokenize(example.prompt) for example in examples],
+                self.layers,
                 max_tokens=self.task.max_tokens,
-                intervention=intervention,
-                layer=layer,
-                example=example.number,
-                stop=self._settled(example),
+                stops=[self._settled(example) for example in examples],
             )
-            self.tally.add(patch, self.task.metric, layer, self.task.score(answer.text, example))
+            for example, run in zip(examples, runs, strict=True):
+                if self.used == self._n:
+                    return
+                score = self.task.score(run.answer.text, example)
+                used = self._all or score > 0
+                self.tally.add_clean(score, used=used)
+                self.tried += 1
+                self.used += used
+                yield _Candidate(example, run) if used else None
+
+    def _damage(self, patch: str, batch: Sequence[_Candidate]) -> Iterator[None]:
+        intervention = by_name(patch, self.seed)
+        cells = self._engine.run(
+            [candidate.run for candidate in batch],
+            [intervention] * len(batch),
+            [layer for layer in self.layers if layer >= intervention.first_layer],
+            max_tokens=self.task.max_tokens,
+            examples=[candidate.example.number for candidate in batch],
+            stops=[self._settled(candidate.example) for candidate in batch],
+        )
+        for i, layer, answer in cells:
+            score = self.task.score(answer.text, batch[i].example)
+            self.tally.add(patch, self.task.metric, layer, score)
             self._cells_done += 1
             yield
 
-    def _swap(self, example: Example, partner: Example) -> Iterator[None]:
-        if partner is example:
+    def _swap(self, batch: Sequence[tuple[_Candidate, _Candidate]]) -> Iterator[None]:
+        if any(partner is candidate for candidate, partner in batch):
             raise NothingToProbeError(
                 "a swap needs two examples that the clean model answers right"
             )
-        model = self._engine.model
-        plan = plan_swap(model, example.prompt, example.subject, partner.subject)
-        donor = self._engine.states(plan.donor, self.layers)
-        for layer in self.layers:
-            answer = self._engine.answer(
-                plan.prompt,
-                max_tokens=self.task.max_tokens,
-                intervention=Inject(donor, plan.at, plan.donor_at),
-                layer=layer,
-                stop=self._settled(example, partner),
-            )
-            for metric, whose in ((ORIGINAL, example), (MODIFIED, partner)):
+        pairs = [(candidate.example, partner.example) for candidate, partner in batch]
+        cells = self._engine.run(
+            [candidate.run for candidate, _ in batch],
+            [self._injection(candidate, partner) for candidate, partner in batch],
+            self.layers,
+            max_tokens=self.task.max_tokens,
+            examples=[example.number for example, _ in pairs],
+            stops=[self._settled(*pair) for pair in pairs],
+        )
+        for i, layer, answer in cells:
+            for metric, whose in zip((ORIGINAL, MODIFIED), pairs[i], strict=True):
                 self.tally.add(SWAP, metric, layer, self.task.score(answer.text, whose))
             self._cells_done += 1
             yield
+
+    def _injection(self, candidate: _Candidate, partner: _Candidate) -> Inject:
+        example, other = candidate.example, partner.example
+        model = self._engine.model
+        plan = plan_swap(model, example.prompt, example.subject, other.subject)
+        known = partner.run.states if plan.donor == partner.run.prompt else {}
+        states = known if known.keys() >= set(self.layers) else None
+        return Inject(
+            states or self._engine.states(plan.donor, self.layers), plan.at, plan.donor_at
+        )
 
     def _settled(self, *examples: Example) -> Callable[[str], bool]:
         return lambda text: self.task.is_settled(text, examples)
@@ -172,6 +181,14 @@ class Sweep:
             return self.tally.overtakes_from(SWAP, ORIGINAL, MODIFIED, self.layers)
         column = next(column for column in self.columns if column.patch == patch)
         return self.tally.survives_from(patch, column.metric, column.layers)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An example with its clean run."""
+
+    example: Example
+    run: CleanRun
 
 
 class NothingToProbeError(LocalprobeError):
@@ -205,7 +222,25 @@ def _columns(patches: Sequence[str], layers: tuple[int, ...], metric: str) -> li
     return columns
 
 
-def _with_next(examples: Iterable[Example | None]) -> Iterator[tuple[Example, Example] | None]:
+T = TypeVar("T")
+
+
+def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one of what is left; an empty list for every None."""
+    batch: list[T] = []
+    for item in items:
+        if item is None:
+            yield []
+            continue
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _with_next(examples: Iterable[T | None]) -> Iterator[tuple[T, T] | None]:
     """Each example with the one after it; the last with the first. None goes through."""
     first = previous = None
     for example in examples:

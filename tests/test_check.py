@@ -102,8 +102,8 @@ def test_the_check_runs_once_per_file(
 
 def test_a_refusal_is_remembered_too(tiny_file: Files, own_cache: Path) -> None:
     with Model(tiny_file("mamba")) as model:
-        assert "recurrent" in why_not(model, "digest", 0)
-        assert "recurrent" in why_not(model, "digest", 0)
+        assert "recurrent" in why_not(model, "digest")
+        assert "recurrent" in why_not(model, "digest")
     with (
         pytest.raises(ModelError, match="cannot be probed: it is recurrent"),
         open_model(str(tiny_file("mamba"))),

@@ -13,7 +13,8 @@ import tiny
 from localprobe.engine.full import FullEngine
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.interventions import Edit, Freeze, Inject, Random, Shuffle, Skip
-from localprobe.llama.hooks import EvalHook
+from localprobe.llama.batch import Batch, sequence_rows
+from localprobe.llama.hooks import EvalHook, NodeVisitor
 from localprobe.llama.model import Model, NoEdit
 
 PROMPT = [3, 14, 15, 92, 65, 35, 89]
@@ -135,7 +136,11 @@ def test_a_reordered_batch_is_noticed(
     model = tiny_engine("llama").model
     model.evaluate(PROMPT, 0, NoEdit())
     decode = model._decode
-    monkeypatch.setattr(model, "_decode", lambda tokens, start: decode(tokens[::-1], start))
+
+    def reversed_rows(rows: Batch, visitor: NodeVisitor) -> np.ndarray:
+        return decode(Batch(sequence_rows(rows.tokens[::-1].tolist(), 0)), visitor)
+
+    monkeypatch.setattr(model, "_decode", reversed_rows)
     with pytest.raises(ModelError, match="reordered"):
         model.evaluate(PROMPT, 0, NoEdit())
 

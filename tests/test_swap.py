@@ -69,8 +69,8 @@ def test_at_layer_0_and_with_the_whole_past_swapped_the_donor_speaks(tiny_engine
     """Where OLD and NEW cover all that differs, a swap at layer 0 is the donor itself."""
     engine = tiny_engine("qwen2")
     plan = plan_swap(engine.model, "Chad is big", "Chad", "Mali")
-    swap = Swap(engine, plan, max_tokens=3)
-    row = next(iter(swap.rows([0])))
+    swap = Swap(engine, plan, [0], max_tokens=3)
+    row = swap.rows()[0]
     assert row.text == swap.modified.text
     donor = softmax(engine.answer(plan.donor, max_tokens=1).logits)
     assert row.top[0].prob == pytest.approx(float(donor.max()), rel=1e-5)
@@ -83,16 +83,16 @@ def test_probabilities_after_a_shared_beginning(tiny_engine: Engines) -> None:
     """P is asked where the answers part: given the shared tokens, under the same injection."""
     engine = tiny_engine("llama")
     plan = plan_swap(engine.model, "Chad is big", "Chad", "Mali")
-    swap = Swap(engine, plan, max_tokens=3)
+    swap = Swap(engine, plan, [0], max_tokens=3)
     swap._shared = (40, 41)
-    row = next(iter(swap.rows([0])))
+    row = swap.rows()[0]
     expected = softmax(engine.answer([*plan.donor, 40, 41], max_tokens=1).logits)
     assert row.p_original == pytest.approx(float(expected[swap.original_token]), rel=1e-4)
     assert row.p_modified == pytest.approx(float(expected[swap.modified_token]), rel=1e-4)
     swap.original_token = int(expected.argmax())
-    assert next(iter(swap.rows([0]))).follows == "original"
+    assert swap.rows()[0].follows == "original"
     swap.original_token, swap.modified_token = 0, int(expected.argmax())
-    assert next(iter(swap.rows([0]))).follows == "modified"
+    assert swap.rows()[0].follows == "modified"
 
 
 def rows(*pairs: tuple[int, float, float]) -> list[SwapRow]:

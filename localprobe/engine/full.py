@@ -7,7 +7,7 @@ engine.answer(prompt, max_tokens=8, intervention=Skip(), layer=20)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,27 +37,80 @@ class Answer:
         return self.tokens if self.end is None else (*self.tokens, self.end)
 
 
+Stop = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """A prompt and its clean answer.
+
+    tokens: the prompt and those tokens of the answer whose states were computed.
+    states: layer -> the clean states of `tokens` (n_tokens, n_embd); the full engine keeps none.
+    """
+
+    prompt: tuple[int, ...]
+    answer: Answer
+    tokens: tuple[int, ...]
+    states: Mapping[int, FloatArray]
+
+
 class FullEngine:
     """One forward pass over the prompt for every (prompt, intervention, layer)."""
+
+    batch_size = 1
 
     def __init__(self, model: Model) -> None:
         self.model = model
 
     def states(self, prompt: Sequence[int], layers: Iterable[int]) -> dict[int, FloatArray]:
         """The clean states of a prompt: layer -> (n_tokens, n_embd)."""
-        seen: dict[int, FloatArray] = {}
+        keep = Keep(layers)
+        self.model.evaluate(prompt, 0, keep)
+        return keep.states
 
-        class Keep:
-            attention_off_from = None
+    def clean(
+        self,
+        prompts: Sequence[Sequence[int]],
+        layers: Iterable[int],
+        *,
+        max_tokens: int,
+        stops: Sequence[Stop | None],
+    ) -> list[CleanRun]:
+        """The clean answers to some prompts, ready to `run` interventions at these layers."""
+        runs = []
+        for prompt, stop in zip(prompts, stops, strict=True):
+            answer = self.answer(prompt, max_tokens=max_tokens, stop=stop)
+            runs.append(CleanRun(tuple(prompt), answer, tuple(prompt), {}))
+        return runs
 
-            def __init__(self) -> None:
-                self.layers = frozenset(layers)
+    def run(
+        self,
+        runs: Sequence[CleanRun],
+        interventions: Sequence[Intervention],
+        layers: Sequence[int],
+        *,
+        max_tokens: int,
+        examples: Sequence[int],
+        stops: Sequence[Stop | None],
+    ) -> Iterator[tuple[int, int, Answer]]:
+        """Every prompt at every layer, each with its intervention, which are of one kind.
 
-            def apply(self, layer: int, states: FloatArray) -> None:
-                seen[layer] = states
-
-        self.model.evaluate(prompt, 0, Keep())
-        return seen
+        Yields (number of the prompt, layer, answer). Order is the engine's affair.
+        """
+        for layer in layers:
+            for i, run in enumerate(runs):
+                yield (
+                    i,
+                    layer,
+                    self.answer(
+                        run.prompt,
+                        max_tokens=max_tokens,
+                        intervention=interventions[i],
+                        layer=layer,
+                        example=examples[i],
+                        stop=stops[i],
+                    ),
+                )
 
     def answer(
         self,
@@ -67,7 +120,7 @@ class FullEngine:
         intervention: Intervention | None = None,
         layer: int = 0,
         example: int = 0,
-        stop: Callable[[str], bool] | None = None,
+        stop: Stop | None = None,
     ) -> Answer:
         """Greedy answer to a prompt under an intervention at a layer; clean without one.
 
@@ -77,28 +130,77 @@ class FullEngine:
 
         stop: given the text so far, whether to generate no further.
         """
-        model = self.model
-        model.reserve(len(prompt) + max_tokens)
+        self.model.check_length(len(prompt) + max_tokens)
+        self.model.reserve(len(prompt) + max_tokens)
+        change = self._change(intervention, layer, example)
+        first = self.model.evaluate(prompt, 0, change(0))
+        writing = Writing(self.model, prompt, max_tokens, stop, first)
+        rewrites = intervention is not None and intervention.writes_generated
+        self._go_on(writing, change, rewrites)
+        return writing.answer()
 
-        def edit(start: int) -> Edit:
+    def _go_on(self, writing: Writing, change: Callable[[int], Edit], rewrites: bool) -> None:
+        """Generate to the end, the KV cache holding all but the newest token."""
+        while not writing.done:
+            start = len(writing.sequence) - (2 if rewrites else 1)
+            rows = writing.sequence[start:]
+            writing.take(self.model.evaluate(rows, start, change(start)))
+
+    def _change(
+        self, intervention: Intervention | None, layer: int, example: int
+    ) -> Callable[[int], Edit]:
+        def change(start: int) -> Edit:
             if intervention is None:
                 return CLEAN
-            return intervention.edit(layer, n_layer=model.n_layer, example=example, start=start)
+            n_layer = self.model.n_layer
+            return intervention.edit(layer, n_layer=n_layer, example=example, start=start)
 
-        logits = first_logits = model.evaluate(prompt, 0, edit(0))
-        sequence = list(prompt)
-        generated: list[int] = []
-        end = None
-        while True:
-            token = int(np.argmax(logits))
-            if model.ends_generation(token):
-                end = token
-                break
-            generated.append(token)
-            sequence.append(token)
-            if len(generated) >= max_tokens or (stop and stop(model.detokenize(generated))):
-                break
-            rewrites = intervention is not None and intervention.writes_generated
-            start = len(sequence) - (2 if rewrites else 1)
-            logits = model.evaluate(sequence[start:], start, edit(start))
-        return Answer(tuple(generated), model.detokenize(generated), first_logits, end)
+        return change
+
+
+class Keep:
+    """An edit that changes nothing and keeps the states of some layers."""
+
+    attention_off_from = None
+
+    def __init__(self, layers: Iterable[int]) -> None:
+        self.layers = frozenset(layers)
+        self.states: dict[int, FloatArray] = {}
+
+    def apply(self, layer: int, states: FloatArray) -> None:
+        self.states[layer] = states
+
+
+class Writing:
+    """An answer while it is written, greedily. logits: of the first token, (n_vocab,)."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: Sequence[int],
+        max_tokens: int,
+        stop: Stop | None,
+        logits: FloatArray,
+    ) -> None:
+        self.sequence = list(prompt)
+        self.done = False
+        self._model, self._n_prompt, self._stop = model, len(prompt), stop
+        self._max_tokens, self._first = max_tokens, logits
+        self._end: int | None = None
+        self.take(logits)
+
+    def take(self, logits: FloatArray) -> None:
+        """The logits after the newest token: write the likeliest one, or be done."""
+        token = int(np.argmax(logits))
+        if self._model.ends_generation(token):
+            self._end, self.done = token, True
+            return
+        self.sequence.append(token)
+        written = self.sequence[self._n_prompt :]
+        self.done = len(written) >= self._max_tokens or (
+            self._stop is not None and self._stop(self._model.detokenize(written))
+        )
+
+    def answer(self) -> Answer:
+        written = tuple(self.sequence[self._n_prompt :])
+        return Answer(written, self._model.detokenize(written), self._first, self._end)

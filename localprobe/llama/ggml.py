@@ -21,6 +21,7 @@ from localprobe.errors import ModelError
 
 GGML_TYPE_F32 = 0
 GGML_TYPE_I32 = 26
+FLAG_COMPUTE = 16
 
 
 class Tensor(ctypes.Structure):
@@ -115,8 +116,8 @@ def write(address: int, rows: NDArray[np.float32], first_row: int = 0) -> None:
     _set(address, data.ctypes.data, first_row * 4 * data.shape[1], data.nbytes)
 
 
-def _prove_layout() -> tuple[int, int]:
-    """Check every field of `Tensor` that we use; give the numbers of ADD and GET_ROWS."""
+def _prove_layout() -> tuple[int, int, int]:
+    """Check every field of `Tensor` that we use; the numbers of ADD, GET_ROWS and SET_ROWS."""
     init = _function("ggml_init", _ptr, _InitParams)
     free = _function("ggml_free", None, _ptr)
     new_1d = _function("ggml_new_tensor_1d", _ptr, _ptr, _int, ctypes.c_int64)
@@ -126,7 +127,12 @@ def _prove_layout() -> tuple[int, int]:
     new_add = _function("ggml_add", _ptr, _ptr, _ptr, _ptr)
     new_get_rows = _function("ggml_get_rows", _ptr, _ptr, _ptr, _ptr)
 
-    context = init(_InitParams(1 << 16, None, True))
+    new_set_rows = _function("ggml_set_rows", _ptr, _ptr, _ptr, _ptr, _ptr)
+    new_view = _function("ggml_view_1d", _ptr, _ptr, _ptr, ctypes.c_int64, _size)
+    new_graph = _function("ggml_new_graph", _ptr, _ptr)
+    expand = _function("ggml_build_forward_expand", None, _ptr, _ptr)
+
+    context = init(_InitParams(1 << 20, None, True))
     try:
         left = new_2d(context, GGML_TYPE_F32, 3, 5)
         right = new_2d(context, GGML_TYPE_F32, 3, 5)
@@ -134,13 +140,23 @@ def _prove_layout() -> tuple[int, int]:
         total = new_add(context, left, right)
         picked = new_get_rows(context, total, index)
         set_name(total, b"localprobe-proof")
-        add, get_rows = at(total).op, at(picked).op
+        stored = new_set_rows(context, left, picked, index)
+        view = new_view(context, right, 3, 12)
+        add, get_rows, set_rows = at(total).op, at(picked).op, at(stored).op
+        flags_before = at(total).flags
+        expand(new_graph(context), picked)
         proved = (
             # The numbers are small before they are given to ggml_op_name, which trusts them.
             0 < add < 64
             and op_name(add) == b"ADD"
             and 0 < get_rows < 64
             and op_name(get_rows) == b"GET_ROWS"
+            and 0 < set_rows < 64
+            and op_name(set_rows) == b"SET_ROWS"
+            and flags_before == 0
+            and at(total).flags == at(picked).flags == FLAG_COMPUTE
+            and at(view).view_src == right
+            and at(view).view_offs == 12
             and at(total).name == b"localprobe-proof"
             and at(total).type == GGML_TYPE_F32
             and at(index).type == GGML_TYPE_I32
@@ -156,7 +172,7 @@ def _prove_layout() -> tuple[int, int]:
             "this build of llama-cpp-python lays out its tensors in a way that localprobe does "
             "not know; install a version within the range that localprobe asks for"
         )
-    return add, get_rows
+    return add, get_rows, set_rows
 
 
-OP_ADD, OP_GET_ROWS = _prove_layout()
+OP_ADD, OP_GET_ROWS, OP_SET_ROWS = _prove_layout()

@@ -33,6 +33,7 @@ class EvalHook:
     def __init__(self) -> None:
         self.callback = _CALLBACK(self._call)
         self._visitor: NodeVisitor | None = None
+        self._wanted: frozenset[int] | None = None
         self._error: BaseException | None = None
 
     @contextmanager
@@ -51,16 +52,19 @@ class EvalHook:
             if self._error is not None:
                 raise self._error
         finally:
-            self._visitor, self._error = None, None
+            self._visitor = self._error = self._wanted = None
 
     def _stop(self) -> None:
-        self._error = self._error or KeyboardInterrupt()
+        self._error, self._wanted = self._error or KeyboardInterrupt(), None
 
     @property
     def is_armed(self) -> bool:
         return self._visitor is not None
 
     def _call(self, address: int, ask: bool, _user_data: object) -> bool:
+        # Called for every node of every decode: the common case comes first.
+        if ask and self._wanted is not None:
+            return address in self._wanted
         if self._error is not None:
             # Wanting the node and then refusing to go on is how a graph is left early.
             return ask
@@ -68,9 +72,11 @@ class EvalHook:
             return not ask
         try:
             if ask:
-                return self._visitor.wants(address)
+                wants = self._visitor.wants(address)
+                self._wanted = getattr(self._visitor, "wanted", None)
+                return wants
             self._visitor.computed(address)
         except BaseException as error:
-            self._error = error
+            self._error, self._wanted = error, None
             return ask
         return True

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, ModelError
-from localprobe.llama.hooks import EvalHook
+from localprobe.llama.batch import Batch, sequence_rows
+from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
+from localprobe.llama.hooks import EvalHook, NodeVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
 
@@ -76,8 +77,11 @@ class Model:
         self._context: int | None = None
         self._model: int | None = None
         self._n_ctx = 0
+        self._n_sequences = 1
+        self.devices = f"gpu {gpu_layers}"
         self._hook = EvalHook()
         self._embedding: bytes | None = None
+        self._graph: Graph | None = None
         self._threads = threads or os.cpu_count() or 1
         self._model = _load(path, gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
@@ -157,27 +161,70 @@ class Model:
         Raises ModelError when the graph lacks what the edit needs, and LocalprobeError when the
         sequence is longer than the context.
         """
+        self.check_length(start + len(tokens))
         self._make_room(start + len(tokens), keep=start > 0)
-        visitor = ForwardPass(self._embedding_name(), self.n_layer, self.n_embd, tokens, edit)
-        memory = llama.llama_get_memory(self._context)
         if start == 0:
-            llama.llama_memory_clear(memory, False)
-        elif not llama.llama_memory_seq_rm(memory, 0, start, -1):
-            raise ModelError("this model's memory cannot forget its latest tokens")
-        with self._hook.armed(visitor):
-            self._decode(tokens, start)
-        visitor.finish()
-        return self._finite(llama.llama_get_logits_ith(self._context, -1))
+            self.clear()
+        else:
+            self.forget(0, start)
+        last: FloatArray = self.decode(Batch(sequence_rows(tokens, start)), edit)[0]
+        return last
 
-    def _finite(self, address: Any) -> FloatArray:
-        """A copy of the logits. Raises ModelError where one of them is not a number."""
-        logits: FloatArray = np.ctypeslib.as_array(address, (self.info.n_vocab,)).copy()
-        if not np.isfinite(logits).all():
-            # A masked cell of the cache counts 0 x its value, which is not 0 for inf and nan:
-            # what lies there would spoil every later pass.
-            llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
-            raise ModelError("the model's logits are not finite numbers, so there is no answer")
+    def decode(self, rows: Batch, edit: Edit) -> FloatArray:
+        """Decode rows with an edit; logits (n_outputs, n_vocab) of those that ask for them.
+
+        Raises ModelError when the graph lacks what the edit needs.
+        """
+        visitor = ForwardPass(self._embedding_name(), self.n_layer, self.n_embd, rows, edit)
+        logits = self._decode(rows, visitor)
+        visitor.finish()
         return logits
+
+    def decode_part(
+        self,
+        rows: Batch,
+        part: Callable[[Graph], Part],
+        *,
+        want_logits: bool = True,
+    ) -> FloatArray:
+        """A decode of which only a part is computed; logits as `decode`, or none of them.
+
+        part: given the graph, which nodes are left out, and what is written in their places.
+        Raises ModelError when the graph cannot be taken apart.
+        """
+        for _ in range(2):
+            if self._graph is not None:
+                visitor = Rerun(self._graph, rows.tokens, part(self._graph))
+                try:
+                    return self._decode(rows, visitor, want_logits)
+                except StaleGraphError:
+                    self._forget_rows(rows)
+                finally:
+                    visitor.restore()
+            self.learn_graph(rows)
+            self._forget_rows(rows)
+        raise ModelError("llama.cpp builds another graph at every decode")
+
+    def learn_graph(self, rows: Batch) -> None:
+        """Learn the graph by decoding some rows as they are."""
+        recorder = Recorder()
+        embedding = self._embedding_name()
+        self._decode(rows, recorder)
+        self._graph = Graph(recorder.addresses, embedding, self.n_layer)
+
+    def clear(self) -> None:
+        """Forget every sequence. The cache keeps its data, in the same cells."""
+        llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
+
+    def forget(self, sequence: int, start: int) -> None:
+        """Forget a sequence's tokens at positions `start` and after."""
+        memory = llama.llama_get_memory(self._context)
+        if not llama.llama_memory_seq_rm(memory, sequence, start, -1):
+            raise ModelError("this model's memory cannot forget its latest tokens")
+
+    def _forget_rows(self, rows: Batch) -> None:
+        for sequence, start in rows.starts.items():
+            self.forget(sequence, start)
 
     def check_length(self, n_tokens: int) -> None:
         """Raise LocalprobeError when a sequence of so many tokens does not fit the context."""
@@ -188,38 +235,49 @@ class Model:
                 f"(the model was trained with {self.info.n_ctx_train})"
             )
 
-    def _decode(self, tokens: Sequence[int], start: int) -> None:
-        batch = llama.llama_batch_init(len(tokens), 0, 1)
-        try:
-            batch.n_tokens = len(tokens)
-            for row, token in enumerate(tokens):
-                batch.token[row] = token
-                batch.pos[row] = start + row
-                batch.n_seq_id[row] = 1
-                batch.seq_id[row][0] = 0
-                batch.logits[row] = row == len(tokens) - 1
-            _log.clear()
-            status = llama.llama_decode(self._context, batch)
-        finally:
-            llama.llama_batch_free(batch)
+    def _decode(self, rows: Batch, visitor: NodeVisitor, want_logits: bool = True) -> FloatArray:
+        if len(rows.output_rows) > self._n_sequences:
+            raise ValueError("more logits are asked for than was reserved")  # llama.cpp aborts
+        _log.clear()
+        with self._hook.armed(visitor):
+            status = llama.llama_decode(self._context, rows.llama)
         if status != 0:
-            raise ModelError(f"llama.cpp could not decode {len(tokens)} tokens ({_last_error()})")
+            raise ModelError(f"llama.cpp could not decode {len(rows)} tokens ({_last_error()})")
+        n_outputs = len(rows.output_rows)
+        if n_outputs == 0 or not want_logits:
+            return np.empty((0, self.info.n_vocab), np.float32)
+        logits: FloatArray = np.ctypeslib.as_array(
+            llama.llama_get_logits(self._context), (n_outputs, self.info.n_vocab)
+        ).copy()
+        if not np.isfinite(logits).all():
+            # A masked cell of the cache counts 0 x its value, which is not 0 for inf and nan:
+            # what lies there would spoil every later pass.
+            llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
+            raise ModelError("the model's logits are not finite numbers, so there is no answer")
+        return logits
 
-    def _make_room(self, n_tokens: int, *, keep: bool) -> None:
+    def _make_room(self, n_tokens: int, *, keep: bool, n_sequences: int = 1) -> None:
         """A context that holds so many tokens; a growing one starts empty."""
-        self.check_length(n_tokens)
-        if self._context is not None and n_tokens <= self._n_ctx:
+        if (
+            self._context is not None
+            and n_tokens <= self._n_ctx
+            and n_sequences <= self._n_sequences
+        ):
             return
         if keep:
             raise RuntimeError("the context cannot grow without losing its KV cache: reserve first")
         if self._context is not None:
             llama.llama_free(self._context)
             self._context = None
+        self._graph = None
+        self._n_sequences = max(n_sequences, self._n_sequences)
+        n_tokens = max(n_tokens, self._n_ctx)
         self._n_ctx = -(-n_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
         params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self._n_ctx
         params.n_threads = params.n_threads_batch = self._threads
-        params.n_seq_max = 1
+        params.n_seq_max = self._n_sequences
+        params.n_outputs_max = self._n_sequences
         params.flash_attn_type = 0
         params.type_k = params.type_v = 0
         params.kv_unified = True
@@ -235,17 +293,20 @@ class Model:
                 f"llama.cpp could not make a context for {self.path} ({_last_error()})"
             )
 
-    def reserve(self, n_tokens: int) -> None:
-        """Make sure that a sequence may grow to so many tokens without losing its KV cache."""
-        self._make_room(n_tokens, keep=False)
+    def reserve(self, n_tokens: int, n_sequences: int = 1) -> None:
+        """Room for so many tokens in so many sequences, of which each may ask for logits.
+
+        A context that has to grow loses its KV cache.
+        """
+        self._make_room(n_tokens, keep=False, n_sequences=n_sequences)
 
     def _embedding_name(self) -> bytes:
         if self._embedding is None:
             tokens = [0, 0]
             search = EmbeddingSearch(self.n_embd, len(tokens))
-            llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
-            with self._hook.armed(search):
-                self._decode(tokens, 0)
+            self.clear()
+            self._decode(Batch(sequence_rows(tokens, 0)), search)
+            self.clear()
             if search.name is None:
                 raise ModelError("no residual stream was found before the first block")
             self._embedding = search.name

@@ -7,7 +7,6 @@ Rows follow the order of the batch; that is checked in every pass, not assumed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
+from localprobe.llama.batch import Batch
 
 FloatArray = NDArray[np.float32]
 
@@ -53,19 +53,19 @@ class EmbeddingSearch:
 
 
 class ForwardPass:
-    """A visitor that carries out an edit in the graph of one decode of `tokens`.
+    """A visitor that carries out an edit in the graph of one decode.
 
-    The logits are those of the last token only. Call `finish` after the decode: it raises
-    ModelError when something that the edit needs did not turn up in the graph.
+    Call `finish` after the decode: it raises ModelError when something that the edit needs did
+    not turn up in the graph.
     """
 
     def __init__(
-        self, embedding: bytes, n_layer: int, n_embd: int, tokens: Sequence[int], edit: Edit
+        self, embedding: bytes, n_layer: int, n_embd: int, rows: Batch, edit: Edit
     ) -> None:
         self._layer_of = {b"l_out-%d" % block: block + 1 for block in range(n_layer - 1)}
         self._layer_of[embedding] = 0
-        self._shape = [n_embd, len(tokens), 1, 1]
-        self._tokens = np.asarray(tokens, np.int32)
+        self._shape = [n_embd, len(rows), 1, 1]
+        self._rows = rows
         self._edit = edit
         off_from = edit.attention_off_from
         self._off = frozenset(() if off_from is None else range(off_from, n_layer))
@@ -107,11 +107,11 @@ class ForwardPass:
 
     def _look_at_rows(self, tensor: ggml.Tensor) -> None:
         source, index = tensor.src[0], tensor.src[1]
-        if index and _original_name(ggml.at(index).name) == b"inp_tokens":
-            if not np.array_equal(ggml.read(index), self._tokens):
+        if index and original_name(ggml.at(index).name) == b"inp_tokens":
+            if not np.array_equal(ggml.read(index), self._rows.tokens):
                 raise ModelError("llama.cpp split or reordered the batch; its rows are not ours")
             self._order_seen = True
-        elif source and _original_name(ggml.at(source).name) in self._state_names:
+        elif source and original_name(ggml.at(source).name) in self._state_names:
             # The last block goes on with the rows whose logits were asked for.
             self._state_names.add(tensor.name)
 
@@ -121,7 +121,7 @@ class ForwardPass:
             tensor.op == ggml.OP_ADD
             and self._layer in self._missing_adds
             and any(
-                _original_name(ggml.at(source).name) in self._state_names
+                original_name(ggml.at(source).name) in self._state_names
                 for source in tensor.src[:2]
                 if source
             )
@@ -146,12 +146,13 @@ class ForwardPass:
     def _drop_attention(self, address: int) -> None:
         # residual + attention := residual. Exact for any norm, bias or scale on the attention.
         assert self._residual is not None
-        n_rows = ggml.at(address).ne[1]
-        ggml.write(address, self._residual[-n_rows:])
+        whole = ggml.at(address).ne[1] == len(self._rows)
+        rows = self._residual if whole else self._residual[self._rows.output_rows]
+        ggml.write(address, rows)
         self._missing_adds.discard(self._layer)
 
 
-def _original_name(name: bytes) -> bytes:
+def original_name(name: bytes) -> bytes:
     # Between devices the scheduler works on copies named BACKEND#name#number.
     parts = name.split(b"#")
     return parts[1] if len(parts) == 3 else name

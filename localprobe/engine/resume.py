@@ -1,0 +1,336 @@
+"""Compute only what an intervention changes; equal to full.py.
+
+An intervention at layer k leaves everything below k as it was. One clean pass keeps the states;
+then, for each layer, only blocks k ... L-1 are computed, from the states kept:
+
+    random, shuffle, inject   all rows from the first one written to
+    freeze                    keys and values of the past tokens, then the last row
+    skip                      the last row
+
+Several prompts share a decode, one sequence each. Generation goes on in the same way as long as
+the answer is the clean one, whose states are known; when an answer leaves it, whole blocks are
+computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from localprobe.engine.full import CLEAN, Answer, CleanRun, FullEngine, Keep, Stop, Writing
+from localprobe.errors import ModelError
+from localprobe.interventions import FloatArray, Freeze, Inject, Intervention, Random, Skip
+from localprobe.llama.batch import Batch, Row, sequence_rows
+from localprobe.llama.model import Model
+
+BATCH_SIZE = 16
+_CHECK_TOLERANCE = 0.05
+"""As a share of the logits' spread. Other batch shapes use other kernels, which round quantized
+activations otherwise; a wrong graph is off by far more."""
+
+ROWS_PER_BATCH = 512
+"""Prompts share a decode as long as their tokens fit: attention looks at every cell in use, and
+llama.cpp rounds their number up to 256."""
+
+
+@dataclass
+class _Job:
+    """One prompt in a batch. number: its sequence. first: the prompt's first row that changes."""
+
+    number: int
+    run: CleanRun
+    intervention: Intervention
+    example: int
+    stop: Stop | None
+    writing: Writing | None = None
+
+    @property
+    def first(self) -> int:
+        match self.intervention:
+            case Inject(at=at):
+                return min(at)
+            case Skip():
+                return len(self.run.prompt) - 1
+        return 0
+
+    @property
+    def newest(self) -> int:
+        length = len(self.run.prompt) if self.writing is None else len(self.writing.sequence)
+        return length - 1
+
+    def knows_the_newest(self) -> bool:
+        """Whether the answer so far is the clean one, with the states of its newest token."""
+        assert self.writing is not None
+        sequence = self.writing.sequence
+        return tuple(sequence) == self.run.tokens[: len(sequence)]
+
+
+@dataclass
+class _Batches:
+    """Batches by the rows they hold: those of a prompt are the same at every layer."""
+
+    made: dict[tuple[object, ...], Batch] = field(default_factory=dict)
+
+    def of(self, spans: Sequence[tuple[_Job, int, int]], outputs: str) -> Batch:
+        """The tokens [start, end) of each job. outputs: each (job's last row) or one (row)."""
+        key = (outputs, *((job.number, start, end) for job, start, end in spans))
+        if key not in self.made:
+            rows = [
+                Row(job.run.tokens[p], p, (job.number,), outputs == "each" and p == end - 1)
+                for job, start, end in spans
+                for p in range(start, end)
+            ]
+            if outputs == "one":
+                # The graph of a decode without any output is another one.
+                rows[-1] = Row(rows[-1].token, rows[-1].position, rows[-1].sequences, True)
+            self.made[key] = Batch(rows)
+        return self.made[key]
+
+
+def check_resume(model: Model) -> None:
+    """Raise ModelError where resuming gives other numbers than whole passes on this model.
+
+    Every way of leaving blocks out is tried once, at the first, middle and last layer, on two
+    short prompts that share a decode.
+    """
+    full, resume = FullEngine(model), ResumeEngine(model)
+    step = model.info.n_vocab // 8
+    prompts = [[step, 2 * step, 3 * step, 4 * step], [step, 5 * step, 6 * step]]
+    layers = sorted({0, 1, model.n_layer // 2, model.n_layer - 1} & set(range(model.n_layer)))
+    no_stops: list[Stop | None] = [None, None]
+    runs = resume.clean(prompts, layers, max_tokens=1, stops=no_stops)
+    donor = runs[0].states
+    for kind in (Random(), Freeze(), Skip(), Inject(donor, (1,), (2,))):
+        defined = [layer for layer in layers if layer >= kind.first_layer]
+        cells = resume.run(
+            runs, [kind, kind], defined, max_tokens=1, examples=[0, 1], stops=no_stops
+        )
+        for i, layer, answer in list(cells):
+            expected = full.answer(
+                prompts[i], max_tokens=1, intervention=kind, layer=layer, example=i
+            ).logits
+            spread = float(expected.max() - expected.min())
+            if not float(np.abs(answer.logits - expected).max()) <= _CHECK_TOLERANCE * spread:
+                raise ModelError(f"resuming at layer {layer} gives other logits under {kind.name}")
+
+
+class ResumeEngine(FullEngine):
+    """Goes on from the layer at which an intervention acts."""
+
+    def __init__(self, model: Model, batch_size: int = BATCH_SIZE) -> None:
+        super().__init__(model)
+        self.batch_size = batch_size
+
+    def clean(
+        self,
+        prompts: Sequence[Sequence[int]],
+        layers: Iterable[int],
+        *,
+        max_tokens: int,
+        stops: Sequence[Stop | None],
+    ) -> list[CleanRun]:
+        wanted = frozenset(layers)
+        # freeze at a layer needs the states of the layer before it.
+        wanted |= {layer - 1 for layer in wanted if layer > 0}
+        runs: list[CleanRun] = []
+        for some in self._batched([len(prompt) + max_tokens for prompt in prompts]):
+            part = slice(some.start, some.stop)
+            runs += self._clean_batch(prompts[part], wanted, max_tokens, stops[part])
+        return runs
+
+    def _clean_batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        layers: frozenset[int],
+        max_tokens: int,
+        stops: Sequence[Stop | None],
+    ) -> list[CleanRun]:
+        model, n = self.model, len(prompts)
+        for prompt in prompts:
+            model.check_length(len(prompt) + max_tokens)
+        model.reserve(sum(map(len, prompts)) + n * max_tokens, n)
+        model.clear()
+        kept: list[dict[int, list[FloatArray]]] = [{k: [] for k in layers} for _ in prompts]
+
+        def decode(rows: list[Row], owners: list[list[int]]) -> FloatArray:
+            keep = Keep(layers)
+            logits = model.decode(Batch(rows), keep)
+            for layer, states in keep.states.items():
+                for i in range(n):
+                    mine = [row for row, owner in enumerate(owners) if i in owner]
+                    kept[i][layer].append(states[mine])
+            return logits
+
+        shared = _shared_prefix(prompts)
+        everyone = list(range(n))
+        if shared:
+            rows = [Row(prompts[0][p], p, tuple(everyone)) for p in range(shared)]
+            decode(rows, [everyone] * shared)
+        rows = [
+            Row(prompt[p], p, (i,), p == len(prompt) - 1)
+            for i, prompt in enumerate(prompts)
+            for p in range(shared, len(prompt))
+        ]
+        logits = decode(rows, [list(row.sequences) for row in rows])
+        writings = [
+            Writing(model, prompt, max_tokens, stop, row)
+            for prompt, stop, row in zip(prompts, stops, logits, strict=True)
+        ]
+        while active := [i for i in everyone if not writings[i].done]:
+            rows = []
+            for i in active:
+                sequence = writings[i].sequence
+                rows.append(Row(sequence[-1], len(sequence) - 1, (i,), True))
+            for i, row in zip(active, decode(rows, [[i] for i in active]), strict=True):
+                writings[i].take(row)
+        runs = []
+        for i, prompt in enumerate(prompts):
+            states = {k: np.concatenate(parts) for k, parts in kept[i].items()}
+            n_known = len(prompt) if not states else len(next(iter(states.values())))
+            tokens = tuple(writings[i].sequence[:n_known])
+            runs.append(CleanRun(tuple(prompt), writings[i].answer(), tokens, states))
+        return runs
+
+    def run(
+        self,
+        runs: Sequence[CleanRun],
+        interventions: Sequence[Intervention],
+        layers: Sequence[int],
+        *,
+        max_tokens: int,
+        examples: Sequence[int],
+        stops: Sequence[Stop | None],
+    ) -> Iterator[tuple[int, int, Answer]]:
+        for some in self._batched([len(run.prompt) + max_tokens for run in runs]):
+            batches = _Batches()
+            jobs = [
+                _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i]) for i in some
+            ]
+            room = sum(len(job.run.prompt) + max_tokens for job in jobs)
+            self.model.reserve(room, len(jobs))
+            self._fill_cache(jobs)
+            for layer in sorted(layers, reverse=True):
+                for job in jobs:
+                    job.writing = None
+                self._layer(jobs, layer, max_tokens, batches)
+                for job, i in zip(jobs, some, strict=True):
+                    assert job.writing is not None
+                    yield i, layer, job.writing.answer()
+
+    def _layer(self, jobs: list[_Job], layer: int, max_tokens: int, batches: _Batches) -> None:
+        """Write the answers of all jobs at a layer."""
+        active, elsewhere = jobs, list[_Job]()
+        while active:
+            logits = self._step(active, layer, batches)
+            for job, row in zip(active, logits, strict=True):
+                if job.writing is None:
+                    job.writing = Writing(self.model, job.run.prompt, max_tokens, job.stop, row)
+                else:
+                    job.writing.take(row)
+            unfinished = [job for job in active if job.writing and not job.writing.done]
+            active = [job for job in unfinished if job.knows_the_newest()]
+            elsewhere += [job for job in unfinished if not job.knows_the_newest()]
+        for job in elsewhere:
+            assert job.writing is not None
+            change = self._change(job.intervention, layer, job.example)
+            if len(jobs) > 1:
+                first = self.model.evaluate(job.run.prompt, 0, change(0))
+                job.writing = Writing(self.model, job.run.prompt, max_tokens, job.stop, first)
+            self._go_on(job.writing, change, job.intervention.writes_generated)
+        if elsewhere and len(jobs) > 1:
+            self._fill_cache(jobs)
+
+    def _fill_cache(self, jobs: Sequence[_Job]) -> None:
+        """What the cache must hold at first: of several prompts, what stands before an injection.
+
+        Of a single prompt, all of it: every layer then finds its rows in the same cells, whose
+        keys and values below it stay those of the clean pass, so that an answer that leaves the
+        clean one can go on from there.
+        """
+        self.model.clear()
+        if len(jobs) == 1:
+            self.model.decode(Batch(sequence_rows(jobs[0].run.prompt, 0)), CLEAN)
+            return
+        if not isinstance(jobs[0].intervention, Inject) or not any(job.first for job in jobs):
+            return
+        prompts = [job.run.prompt[: job.first + 1] for job in jobs]
+        shared = min(_shared_prefix(prompts), *(job.first for job in jobs))
+        everyone = tuple(range(len(jobs)))
+        rows = [Row(prompts[0][p], p, everyone) for p in range(shared)]
+        rows += [
+            Row(job.run.prompt[p], p, (job.number,))
+            for job in jobs
+            for p in range(shared, job.first)
+        ]
+        rows[-1] = Row(rows[-1].token, rows[-1].position, rows[-1].sequences, True)
+        self.model.decode(Batch(rows), CLEAN)
+
+    def _step(self, jobs: Sequence[_Job], layer: int, batches: _Batches) -> FloatArray:
+        """Logits (n_jobs, n_vocab) after the newest token of each, which is clean."""
+        model = self.model
+        first_step = jobs[0].writing is None
+        starts = [
+            job.first if first_step else job.newest - job.intervention.writes_generated
+            for job in jobs
+        ]
+        for job, start in zip(jobs, starts, strict=True):
+            model.forget(job.number, start)
+        spans = list(zip(jobs, starts, [job.newest + 1 for job in jobs], strict=True))
+        if isinstance(jobs[0].intervention, Skip):
+            entry = _states(spans, layer)
+            rows = batches.of(spans, "each")
+            return model.decode_part(rows, lambda graph: graph.without_attention(layer, entry))
+        if isinstance(jobs[0].intervention, Freeze):
+            past = [(job, start, end - 1) for job, start, end in spans]
+            frozen = _states(past, layer - 1)
+            rows = batches.of(past, "one")
+            model.decode_part(
+                rows, lambda graph: graph.keys_and_values(layer, frozen), want_logits=False
+            )
+            spans = [(job, end - 1, end) for job, _, end in spans]
+        entry = _states(spans, layer, edited=True)
+        rows = batches.of(spans, "each")
+        return model.decode_part(rows, lambda graph: graph.from_layer(layer, entry))
+
+    def _batched(self, lengths: Sequence[int]) -> Iterator[range]:
+        """Neighbours that share a decode: at most batch_size, and so many rows."""
+        start = 0
+        while start < len(lengths):
+            end = start + 1
+            while (
+                end < len(lengths)
+                and end - start < self.batch_size
+                and sum(lengths[start : end + 1]) <= max(ROWS_PER_BATCH, lengths[start])
+            ):
+                end += 1
+            yield range(start, end)
+            start = end
+
+
+def _states(
+    spans: Sequence[tuple[_Job, int, int]], layer: int, *, edited: bool = False
+) -> FloatArray:
+    """The clean states of the spans' rows at a layer, or what the intervention makes of them."""
+    parts = []
+    for job, start, end in spans:
+        states = job.run.states[layer][start:end]
+        if edited and end - start > 1:
+            edit = job.intervention.edit(layer, n_layer=layer + 1, example=job.example, start=start)
+            new = edit.apply(layer, states)
+            states = states if new is None else new
+        parts.append(states)
+    return np.concatenate(parts)
+
+
+def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with in common; at least the last one is left to each."""
+    if len(prompts) < 2:
+        return 0
+    shared = 0
+    for tokens in zip(*(prompt[:-1] for prompt in prompts), strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared += 1
+    return shared

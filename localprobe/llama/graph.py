@@ -1,0 +1,266 @@
+"""The graph of a model, learned once: where each state is made, and what can be left out.
+
+llama.cpp has no call "start at block k". But every node carries flags, and every backend passes
+over a node whose COMPUTE flag is off. A `Rerun` switches nodes off before anything is computed,
+writes states in the place of those that are not computed, and puts every flag back.
+
+What may be switched off is read off the graph itself: a node stays on if something that is wanted
+depends on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localprobe.errors import ModelError
+from localprobe.llama import ggml
+from localprobe.llama.residual import FloatArray, original_name
+
+Indices = NDArray[np.intp]
+
+_NAME_WORDS = 3
+"""How much of each name is compared: 24 bytes tell all nodes of a graph apart in practice, and
+the op and the place in memory are compared too."""
+
+
+class Recorder:
+    """A visitor that notes the nodes of a graph in compute order."""
+
+    def __init__(self) -> None:
+        self.addresses: list[int] = []
+
+    def wants(self, address: int) -> bool:
+        self.addresses.append(address)
+        return False
+
+    def computed(self, address: int) -> None: ...
+
+
+class Graph:
+    """The nodes of a graph by their number in compute order, and what they are.
+
+    state[k]: the state at layer k. add[j]: where block j adds its attention to the residual
+    stream. stores[j]: where block j writes its keys and values into the cache.
+
+    Make it right after the decode that was recorded, while the graph is in memory.
+    Raises ModelError when something is not found.
+    """
+
+    def __init__(self, addresses: list[int], embedding: bytes, n_layer: int) -> None:
+        self.addresses = addresses
+        self._number = {address: i for i, address in enumerate(addresses)}
+        nodes = [ggml.at(address) for address in addresses]
+        self._names = [node.name for node in nodes]
+        by_name = {name: i for i, name in enumerate(self._names)}
+        self._sources = [self._find_sources(node, by_name) for node in nodes]
+        self.state = [self._names.index(embedding)]
+        for block in range(n_layer):
+            name = b"l_out-%d" % block
+            if name not in by_name:
+                raise ModelError(f"the graph has no node {name.decode()}")
+            self.state.append(by_name[name])
+        self.add = [self._find_add(block, nodes) for block in range(n_layer)]
+        self.stores = [
+            [i for i in self._block(block) if nodes[i].op == ggml.OP_SET_ROWS]
+            for block in range(n_layer)
+        ]
+        self._embedded = self._find_tokens(nodes)
+        self._n_layer = n_layer
+        self._base = min(addresses)
+        size = max(addresses) + ctypes.sizeof(ggml.Tensor) - self._base
+        if self._base % 8 or any(address % 8 for address in addresses) or size > 1 << 28:
+            raise ModelError("the graph's nodes do not lie together")
+        self._offsets = np.array(addresses, np.int64) - self._base
+        memory = (ctypes.c_int32 * (size // 4)).from_address(self._base)
+        self._words: NDArray[np.int32] = np.ctypeslib.as_array(memory)
+        self._seen = self._fingerprint()
+
+    # What to leave out
+
+    def from_layer(self, layer: int, states: FloatArray) -> Part:
+        """Go on from these states at a layer."""
+        return Part(self._before[layer], {self.state[layer]: _write(states)})
+
+    def keys_and_values(self, layer: int, states: FloatArray) -> Part:
+        """Only fill the cache from block `layer` on, with these states at every one of them."""
+        write = _write(states)
+        written = {self.state[block]: write for block in range(layer, self._n_layer)}
+        return Part(self._all_but_stores(layer), written)
+
+    def without_attention(self, layer: int, states: FloatArray) -> Part:
+        """Go on from these states at a layer, with no attention. Every row must be an output."""
+
+        def start(address: int) -> None:
+            ggml.write(address, states)
+            ggml.write(self.addresses[self.add[layer]], states)
+
+        def carry(block: int) -> Callable[[int], None]:
+            add = self.addresses[self.add[block]]
+            return lambda address: ggml.write(add, ggml.read(address))
+
+        written = {self.state[block]: carry(block) for block in range(layer + 1, self._n_layer)}
+        return Part(self._all_but_mlp(layer), {self.state[layer]: start, **written})
+
+    @cache  # noqa: B019  a graph lives as long as its context
+    def _all_but_stores(self, layer: int) -> Indices:
+        roots = [i for stores in self.stores[layer:] for i in stores]
+        return self._complement(self._needed(roots, set(self.state)))
+
+    @cache  # noqa: B019
+    def _all_but_mlp(self, layer: int) -> Indices:
+        off = set(self.add[layer:])
+        roots = range(self.state[layer] + 1, len(self.addresses))
+        attention = {
+            i
+            for block in range(layer, self._n_layer)
+            for i in range(self.state[block] + 1, self.add[block] + 1)
+        }
+        needed = self._needed([i for i in roots if i not in attention], off | {self.state[layer]})
+        return self._complement(needed)
+
+    @cached_property
+    def _before(self) -> list[Indices]:
+        return [
+            self._complement(self._needed(range(state + 1, len(self.addresses)), {state}))
+            for state in self.state[:-1]
+        ]
+
+    def _needed(self, roots: Iterable[int], written: set[int]) -> set[int]:
+        """Everything that the roots depend on, not looking behind nodes that are written."""
+        needed: set[int] = set()
+        todo = [root for root in roots if root not in written]
+        while todo:
+            node = todo.pop()
+            if node in needed:
+                continue
+            needed.add(node)
+            todo += [source for source in self._sources[node] if source not in written]
+        return needed
+
+    def _complement(self, needed: set[int]) -> Indices:
+        return np.array([i for i in range(len(self.addresses)) if i not in needed], np.intp)
+
+    def tokens(self) -> NDArray[np.int32]:
+        """The token ids that the graph in memory was given, row by row."""
+        ids: NDArray[np.int32] = ggml.read(ggml.at(self.addresses[self._embedded]).src[1])
+        return ids
+
+    # Flags
+
+    def is_in_memory(self) -> bool:
+        """Whether the nodes that lie in memory now are the ones that were learned."""
+        return np.array_equal(self._fingerprint(), self._seen)
+
+    def switch(self, nodes: Indices, *, on: bool) -> None:
+        """Set or clear the COMPUTE flag."""
+        places = (self._offsets[nodes] + ggml.Tensor.flags.offset) // 4
+        if on:
+            self._words[places] |= ggml.FLAG_COMPUTE
+        else:
+            self._words[places] &= ~ggml.FLAG_COMPUTE
+
+    def _fingerprint(self) -> NDArray[np.int32]:
+        places = [(self._offsets + ggml.Tensor.op.offset) // 4]
+        name = self._offsets + ggml.Tensor.name.offset
+        places += [(name + 4 * word) // 4 for word in range(2 * _NAME_WORDS)]
+        return self._words[np.stack(places)]
+
+    # Learning
+
+    def _find_sources(self, node: ggml.Tensor, by_name: Mapping[bytes, int]) -> list[int]:
+        found = []
+        for address in (*node.src, node.view_src):
+            if not address:
+                continue
+            number = self._number.get(address)
+            if number is None:
+                # A copy on another device stands for the node that it was copied from.
+                number = by_name.get(original_name(ggml.at(address).name))
+            if number is not None:
+                found.append(number)
+        return found
+
+    def _block(self, block: int) -> range:
+        return range(self.state[block] + 1, self.state[block + 1] + 1)
+
+    def _find_add(self, block: int, nodes: list[ggml.Tensor]) -> int:
+        residual = {self.state[block]}
+        for i in self._block(block):
+            from_residual = residual.intersection(self._sources[i][:2])
+            if from_residual and nodes[i].op == ggml.OP_GET_ROWS:
+                residual.add(i)
+            if from_residual and nodes[i].op == ggml.OP_ADD:
+                return i
+        raise ModelError(f"block {block} does not add its attention to the residual stream")
+
+    def _find_tokens(self, nodes: list[ggml.Tensor]) -> int:
+        for number, node in enumerate(nodes):
+            is_lookup = node.op == ggml.OP_GET_ROWS and node.src[1]
+            if is_lookup and original_name(ggml.at(node.src[1]).name) == b"inp_tokens":
+                return number
+        raise ModelError("the graph does not say which token each row belongs to")
+
+
+class StaleGraphError(Exception):
+    """The graph in memory is not the one that was learned."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a graph to compute.
+
+    off: the nodes that are not computed. written: node -> called with its address at the moment
+    at which it would have been computed.
+    """
+
+    off: Indices
+    written: Mapping[int, Callable[[int], None]]
+
+
+class Rerun:
+    """A visitor that computes a part of a graph, with states written in.
+
+    Everything is put back by `restore`, which must be called whatever happens.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tokens: NDArray[np.int32],
+        part: Part,
+    ) -> None:
+        self._graph, self._tokens, self._off = graph, tokens, part.off
+        self._at = {graph.addresses[node]: act for node, act in part.written.items()}
+        self.wanted = frozenset(self._at)
+        self._started = False
+
+    def wants(self, address: int) -> bool:
+        if not self._started:
+            self._start(address)
+        return address in self.wanted
+
+    def computed(self, address: int) -> None:
+        self._at[address](address)
+
+    def restore(self) -> None:
+        if self._started:
+            self._graph.switch(self._off, on=True)
+            self._started = False
+
+    def _start(self, address: int) -> None:
+        if address != self._graph.addresses[0] or not self._graph.is_in_memory():
+            raise StaleGraphError
+        if not np.array_equal(self._graph.tokens(), self._tokens):
+            raise ModelError("llama.cpp split or reordered the batch; its rows are not ours")
+        self._started = True
+        self._graph.switch(self._off, on=False)
+
+
+def _write(states: FloatArray) -> Callable[[int], None]:
+    return lambda address: ggml.write(address, states)

@@ -256,6 +256,22 @@ def sweep(
     )
 
 
+@app.command(epilog=_example("localprobe bench -n 8"))
+def bench(
+    n: Annotated[
+        int, typer.Option("-n", metavar="N", help="How many prompts to time.", min=2, max=64)
+    ] = 16,
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    json: Json = False,
+) -> None:
+    """Time both engines on this machine, against what it could reach."""
+    from localprobe import commands
+
+    commands.run_bench(n, commands.ModelChoice(model, threads, gpu_layers, 0), json=json)
+
+
 @app.command(epilog=_example(r"localprobe tokens 'Q: What is the capital of France?\nA:'"))
 def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = False) -> None:
     """How the model cuts a prompt into tokens: index, id, text."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from localprobe import bench as benchmark
 from localprobe import interventions, registry
 from localprobe import models as model_files
 from localprobe import probe as probing
@@ -21,7 +22,7 @@ from localprobe.models import RESUME, LoadedModel, choose_engine, open_model
 from localprobe.prompts import read_prompt, tokenize_prompt, unescape
 from localprobe.report import documents
 from localprobe.report.sweep_view import SweepView, run_with_bar
-from localprobe.report.tables import facts, probe_table, swap_table
+from localprobe.report.tables import bench_table, facts, probe_table, swap_table
 from localprobe.report.terminal import (
     answered,
     clipped,
@@ -212,6 +213,31 @@ def sweep(
             documents.print_document(documents.sweep_document(loaded, run))
         else:
             SweepView(run, loaded.model.n_layer, f"{task} · {_describe(loaded)}").run()
+
+
+def run_bench(n_prompts: int, model: ModelChoice, *, json: bool) -> None:
+    with model.open() as loaded:
+        result = benchmark.bench(loaded.model, n_prompts, say)
+        size = loaded.model.path.stat().st_size
+        if json:
+            documents.print_document(documents.bench_document(loaded, result, size))
+            return
+        console = stdout_console()
+        console.print(_model_line(loaded))
+        console.print(
+            f"{result.n_prompts} prompts, next token at all layers; seconds a prompt, "
+            f"medians of {benchmark.RUNS} runs"
+        )
+        console.print(bench_table(result))
+        rates = ", ".join(
+            f"{rows}: {1000 * result.prefill[rows]:.2f}" for rows in benchmark.PREFILL_ROWS
+        )
+        console.print(f"prefill, ms a token by rows in a decode: {rates}")
+        if result.peak_memory is not None:
+            above = (result.peak_memory - size) / 1e6
+            console.print(
+                f"peak memory: {result.peak_memory / 1e6:.0f} MB, the file's size + {above:.0f} MB"
+            )
 
 
 def tokens(prompt: str, name: str, *, json: bool) -> None:

@@ -104,32 +104,40 @@ class Intervention(Protocol):
         """What to do at `layer` when the first row of the pass stands at position `start`."""
 
 
+class _Draw(Protocol):
+    def __call__(
+        self, past: FloatArray, *, seed: int, example: int, layer: int, start: int
+    ) -> FloatArray: ...
+
+
 @dataclass(frozen=True)
-class Random:
+class _Redrawn:
+    """Past tokens' states at the layer are drawn anew."""
+
+    first_layer: ClassVar[int] = 0
+    writes_generated: ClassVar[bool] = True
+    draw: ClassVar[_Draw]
+    seed: int = 0
+
+    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
+        draw, seed = type(self).draw, self.seed
+
+        def past(_layer: int, past: FloatArray) -> FloatArray:
+            return draw(past, seed=seed, example=example, layer=layer, start=start)
+
+        return Edit(frozenset([layer]), past)
+
+
+@dataclass(frozen=True)
+class Random(_Redrawn):
     name: ClassVar[str] = "random"
-    first_layer: ClassVar[int] = 0
-    writes_generated: ClassVar[bool] = True
-    seed: int = 0
-
-    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
-        def past(_layer: int, past: FloatArray) -> FloatArray:
-            return random_states(past, seed=self.seed, example=example, layer=layer, start=start)
-
-        return Edit(frozenset([layer]), past)
+    draw: ClassVar[_Draw] = staticmethod(random_states)
 
 
 @dataclass(frozen=True)
-class Shuffle:
+class Shuffle(_Redrawn):
     name: ClassVar[str] = "shuffle"
-    first_layer: ClassVar[int] = 0
-    writes_generated: ClassVar[bool] = True
-    seed: int = 0
-
-    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
-        def past(_layer: int, past: FloatArray) -> FloatArray:
-            return shuffled_states(past, seed=self.seed, example=example, layer=layer, start=start)
-
-        return Edit(frozenset([layer]), past)
+    draw: ClassVar[_Draw] = staticmethod(shuffled_states)
 
 
 @dataclass(frozen=True)

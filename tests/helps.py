@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import re
 
-COMMANDS = ("demo", "probe", "swap", "sweep", "tokens", "models")
+COMMANDS = ("demo", "probe", "swap", "sweep", "bench", "tokens", "models")
 COMMANDS += ("models list", "models pull", "models info")
 EXAMPLE = re.compile(r"^    (localprobe .*)$", re.MULTILINE)

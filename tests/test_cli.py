@@ -17,6 +17,7 @@ import tiny
 from helps import COMMANDS, EXAMPLE
 
 from localprobe.cli import main
+from localprobe.errors import ModelError
 from localprobe.llama.check import check
 
 Run = Callable[..., tuple[int, str, str]]
@@ -160,6 +161,46 @@ def test_sweep_without_a_right_answer_is_a_problem_found(run: Run) -> None:
     assert "none of the 195 examples right" in err
 
 
+def test_bench(run: Run) -> None:
+    result = document(run("bench", "-n", "2", "--json"))
+    assert [each["patch"] for each in result["interventions"]] == [
+        *("random", "shuffle", "freeze", "skip", "swap")
+    ]
+    for each in [*result["interventions"], result["total"]]:
+        assert each["ratio"] == pytest.approx(each["full_s"] / each["resume_s"])
+        assert each["efficiency"] == pytest.approx(each["floor_s"] / each["resume_s"])
+    assert all(each["ms_per_token"] > 0 for each in result["prefill"])
+    _, out, _ = run("bench", "-n", "2")
+    assert re.search(r"^together +\d", out, re.MULTILINE)
+
+
+def test_both_engines_say_the_same(run: Run) -> None:
+    """Through the command line: the same rows, but for the last digits of the logits."""
+
+    def texts(engine: str, *arguments: str) -> Any:
+        rows = document(run(*arguments, "--engine", engine, "--json"))["rows"]
+        return [{k: v for k, v in row.items() if k in ("layer", "text", "score")} for row in rows]
+
+    for arguments in (
+        ("probe", TEXT),
+        ("swap", TEXT, "Chad", "Mali"),
+        ("sweep", "--all-examples", "-n", "3", "-p", "random,shuffle,freeze,skip,swap"),
+    ):
+        assert texts("full", *arguments) == texts("resume", *arguments)
+
+
+def test_where_resuming_is_not_exact_whole_passes_are_made_and_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_model: object) -> None:
+        raise ModelError("other logits")
+
+    monkeypatch.setattr("localprobe.models.check_resume", fail)
+    code, _, err = run("probe", TEXT, "-p", "skip", "--layers", "3")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "computing whole passes, which is slower: other logits" in err
+
+
 def test_tokens(run: Run) -> None:
     code, out, _ = run("tokens", r"[red]a\n" + "\x1b[1m")
     assert code == 0
@@ -267,6 +308,7 @@ def test_version(run: Run) -> None:
         (["probe", TEXT, "-p", "skip,skip"], "named twice"),
         (["probe", TEXT, *shlex.split("-p inject --donor '' --at 0 --donor-at 0")], "donor is"),
         (["probe", TEXT, "--threads", "513"], "--threads"),
+        (["probe", TEXT, "--engine", "resum"], "did you mean resume"),
         (["probe", TEXT, "--ctx", "513"], "more than the 512"),
         (["probe", TEXT, "--gpu-layers", "1"], "built for a GPU"),
         (["probe", r" \n "], "the prompt is empty"),

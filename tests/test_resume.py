@@ -153,10 +153,35 @@ def test_answers_that_follow_the_clean_one(
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shared", [0, 1, 3])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_single_prompt_goes_on_without_a_new_pass(
-    name: str, tiny_engine: Callable[[str], FullEngine], resume_engine: Engines
+    arch: str,
+    shared: int,
+    name: str,
+    tiny_engine: Callable[[str], FullEngine],
+    resume_engine: Engines,
 ) -> None:
-    full, resume = tiny_engine("gemma3"), resume_engine("gemma3")
+    """Also after it has followed the clean answer for so many tokens."""
+    full, resume = tiny_engine(arch), resume_engine(arch)
+    prompt = PROMPTS[3]
+    intervention = make(name, full, prompt)
+    every = range(full.model.n_layer)
+    for layer in range(intervention.first_layer, full.model.n_layer):
+        expected = full.answer(prompt, max_tokens=6, intervention=intervention, layer=layer)
+        tokens = (*prompt, *expected.tokens[:shared], 0, 0)
+        run = CleanRun(tuple(prompt), expected, tokens, full.states(tokens, every))
+        answers = resumed(resume, [run], [intervention], [layer], 6)
+        assert_equal(answers[0, layer], expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_single_prompt_at_all_layers_in_one_go(
+    arch: str, name: str, tiny_engine: Callable[[str], FullEngine], resume_engine: Engines
+) -> None:
+    """What an answer at one layer leaves in the cache does not reach the layers below."""
+    full, resume = tiny_engine(arch), resume_engine(arch)
     prompt = PROMPTS[3]
     intervention = make(name, full, prompt)
     layers = range(intervention.first_layer, full.model.n_layer)
@@ -272,6 +297,21 @@ def test_the_check_finds_a_part_that_is_wrong(
         pytest.raises(ModelError, match="resuming at layer"),
     ):
         check_resume(model)
+
+
+def test_work_counts_every_weight_that_is_multiplied_with(resume_engine: Engines) -> None:
+    model = resume_engine("llama").model
+    model.clear()
+    model.learn_graph(Batch(sequence_rows(PROMPTS[0], 0)))
+    graph = model.graph
+    assert graph is not None
+    block = 32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 48 * 32  # q, k and v, output, mlp
+    output = 258 * 32
+    assert graph.work(graph.everything(), 10, 2) == 10 * 4 * block + 2 * output
+    states = np.zeros((1, 32), np.float32)
+    assert graph.work(graph.from_layer(3, states), 10, 1) == 10 * block + output
+    assert graph.work(graph.without_attention(2, states), 5, 5) == 5 * (2 * 3 * 48 * 32 + output)
+    assert graph.work(graph.keys_and_values(1, states), 5, 0) == 5 * 3 * 2 * 16 * 32
 
 
 def test_shared_prefix() -> None:

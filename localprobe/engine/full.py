@@ -140,11 +140,11 @@ class FullEngine:
         return writing.answer()
 
     def _go_on(self, writing: Writing, change: Callable[[int], Edit], rewrites: bool) -> None:
-        """Generate to the end, the KV cache holding all but the newest token."""
+        """Generate to the end, the KV cache holding the prompt; what was generated is caught up."""
+        start = writing.n_prompt - rewrites
         while not writing.done:
-            start = len(writing.sequence) - (2 if rewrites else 1)
-            rows = writing.sequence[start:]
-            writing.take(self.model.evaluate(rows, start, change(start)))
+            writing.take(self.model.evaluate(writing.sequence[start:], start, change(start)))
+            start = len(writing.sequence) - 1 - rewrites
 
     def _change(
         self, intervention: Intervention | None, layer: int, example: int
@@ -184,7 +184,8 @@ class Writing:
     ) -> None:
         self.sequence = list(prompt)
         self.done = False
-        self._model, self._n_prompt, self._stop = model, len(prompt), stop
+        self.n_prompt = len(prompt)
+        self._model, self._stop = model, stop
         self._max_tokens, self._first = max_tokens, logits
         self._end: int | None = None
         self.take(logits)
@@ -196,11 +197,11 @@ class Writing:
             self._end, self.done = token, True
             return
         self.sequence.append(token)
-        written = self.sequence[self._n_prompt :]
+        written = self.sequence[self.n_prompt :]
         self.done = len(written) >= self._max_tokens or (
             self._stop is not None and self._stop(self._model.detokenize(written))
         )
 
     def answer(self) -> Answer:
-        written = tuple(self.sequence[self._n_prompt :])
+        written = tuple(self.sequence[self.n_prompt :])
         return Answer(written, self._model.detokenize(written), self._first, self._end)

@@ -116,8 +116,8 @@ def write(address: int, rows: NDArray[np.float32], first_row: int = 0) -> None:
     _set(address, data.ctypes.data, first_row * 4 * data.shape[1], data.nbytes)
 
 
-def _prove_layout() -> tuple[int, int, int]:
-    """Check every field of `Tensor` that we use; the numbers of ADD, GET_ROWS and SET_ROWS."""
+def _prove_layout() -> dict[str, int]:
+    """Check every field of `Tensor` that we use; the numbers of the ops that we look for."""
     init = _function("ggml_init", _ptr, _InitParams)
     free = _function("ggml_free", None, _ptr)
     new_1d = _function("ggml_new_tensor_1d", _ptr, _ptr, _int, ctypes.c_int64)
@@ -127,6 +127,7 @@ def _prove_layout() -> tuple[int, int, int]:
     new_add = _function("ggml_add", _ptr, _ptr, _ptr, _ptr)
     new_get_rows = _function("ggml_get_rows", _ptr, _ptr, _ptr, _ptr)
 
+    new_mul_mat = _function("ggml_mul_mat", _ptr, _ptr, _ptr, _ptr)
     new_set_rows = _function("ggml_set_rows", _ptr, _ptr, _ptr, _ptr, _ptr)
     new_view = _function("ggml_view_1d", _ptr, _ptr, _ptr, ctypes.c_int64, _size)
     new_graph = _function("ggml_new_graph", _ptr, _ptr)
@@ -142,17 +143,18 @@ def _prove_layout() -> tuple[int, int, int]:
         set_name(total, b"localprobe-proof")
         stored = new_set_rows(context, left, picked, index)
         view = new_view(context, right, 3, 12)
-        add, get_rows, set_rows = at(total).op, at(picked).op, at(stored).op
+        product = new_mul_mat(context, left, right)
+        ops = {
+            "ADD": at(total).op,
+            "GET_ROWS": at(picked).op,
+            "SET_ROWS": at(stored).op,
+            "MUL_MAT": at(product).op,
+        }
         flags_before = at(total).flags
         expand(new_graph(context), picked)
         proved = (
             # The numbers are small before they are given to ggml_op_name, which trusts them.
-            0 < add < 64
-            and op_name(add) == b"ADD"
-            and 0 < get_rows < 64
-            and op_name(get_rows) == b"GET_ROWS"
-            and 0 < set_rows < 64
-            and op_name(set_rows) == b"SET_ROWS"
+            all(0 < op < 64 and op_name(op) == name.encode() for name, op in ops.items())
             and flags_before == 0
             and at(total).flags == at(picked).flags == FLAG_COMPUTE
             and at(view).view_src == right
@@ -172,7 +174,9 @@ def _prove_layout() -> tuple[int, int, int]:
             "this build of llama-cpp-python lays out its tensors in a way that localprobe does "
             "not know; install a version within the range that localprobe asks for"
         )
-    return add, get_rows, set_rows
+    return ops
 
 
-OP_ADD, OP_GET_ROWS, OP_SET_ROWS = _prove_layout()
+_OPS = _prove_layout()
+OP_ADD, OP_GET_ROWS = _OPS["ADD"], _OPS["GET_ROWS"]
+OP_SET_ROWS, OP_MUL_MAT = _OPS["SET_ROWS"], _OPS["MUL_MAT"]

@@ -72,6 +72,7 @@ class Graph:
         ]
         self._embedded = self._find_tokens(nodes)
         self._n_layer = n_layer
+        self._multiplied = np.array([_weights(node) for node in nodes], np.int64)
         self._base = min(addresses)
         size = max(addresses) + ctypes.sizeof(ggml.Tensor) - self._base
         if self._base % 8 or any(address % 8 for address in addresses) or size > 1 << 28:
@@ -151,6 +152,18 @@ class Graph:
         ids: NDArray[np.int32] = ggml.read(ggml.at(self.addresses[self._embedded]).src[1])
         return ids
 
+    def everything(self) -> Part:
+        """All of it."""
+        return Part(np.array([], np.intp), {})
+
+    def work(self, part: Part, rows: int, outputs: int) -> int:
+        """Multiplications with weights that a part takes, for so many rows and outputs."""
+        on = np.ones(len(self.addresses), bool)
+        on[part.off] = False
+        last = len(self.addresses) - 1
+        blocks = int(self._multiplied[:last][on[:last]].sum())
+        return rows * blocks + outputs * int(self._multiplied[last])
+
     # Flags
 
     def is_in_memory(self) -> bool:
@@ -205,6 +218,15 @@ class Graph:
             if is_lookup and original_name(ggml.at(node.src[1]).name) == b"inp_tokens":
                 return number
         raise ModelError("the graph does not say which token each row belongs to")
+
+
+def _weights(node: ggml.Tensor) -> int:
+    """How many weights a node multiplies every row with."""
+    if node.op != ggml.OP_MUL_MAT or not node.src[0]:
+        return 0
+    weights = ggml.at(node.src[0])
+    is_weight = not original_name(weights.name).startswith(b"cache_")
+    return int(weights.ne[0] * weights.ne[1]) if is_weight and weights.ne[2] == 1 else 0
 
 
 class StaleGraphError(Exception):

@@ -205,6 +205,11 @@ class Model:
             self._forget_rows(rows)
         raise ModelError("llama.cpp builds another graph at every decode")
 
+    @property
+    def graph(self) -> Graph | None:
+        """The graph that was learned last, if any."""
+        return self._graph
+
     def learn_graph(self, rows: Batch) -> None:
         """Learn the graph by decoding some rows as they are."""
         recorder = Recorder()

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from localprobe.answers import top_tokens
+from localprobe.bench import BenchResult, PatchTimes
 from localprobe.engine.full import Answer
 from localprobe.llama.model import Model
 from localprobe.models import LoadedModel
@@ -86,6 +87,27 @@ def swap_document(
         "donor_baseline": answer_record(model, swap.modified),
         "rows": [asdict(row) for row in rows],
         "flip_layer": flip_layer(rows),
+    }
+
+
+def bench_document(loaded: LoadedModel, result: BenchResult, size: int) -> dict[str, Any]:
+    """Seconds a prompt. total: random, shuffle, freeze and skip with one clean pass."""
+
+    def times(each: PatchTimes) -> dict[str, Any]:
+        return {**asdict(each), "ratio": each.ratio, "efficiency": each.efficiency}
+
+    return {
+        "model": model_record(loaded),
+        "n": result.n_prompts,
+        "prefill": [
+            {"rows": rows, "ms_per_token": 1000 * seconds}
+            for rows, seconds in result.prefill.items()
+        ],
+        "interventions": [times(each) for each in result.patches],
+        "clean_s": result.clean_s,
+        "total": times(result.together),
+        "file_bytes": size,
+        "peak_memory_bytes": result.peak_memory,
     }
 
 

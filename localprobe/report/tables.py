@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from localprobe.bench import BenchResult
 from localprobe.probe import ProbeRow
 from localprobe.report.terminal import (
     GAP,
@@ -20,6 +21,7 @@ from localprobe.report.terminal import (
     column_width,
     heat,
     layer_table,
+    new_table,
     shortened,
     speaks_unicode,
     visible,
@@ -82,6 +84,23 @@ def probe_table(console: Console, rows: Sequence[ProbeRow], baseline: str) -> Ta
                 cell.stylize("bold green" if answer == baseline else "")
                 cells.append(cell)
         table.add_row(str(layer), *cells)
+    return table
+
+
+def bench_table(result: BenchResult) -> Table:
+    """Per intervention: both engines, their ratio, the floor, and how much of it is reached."""
+    table = new_table("intervention")
+    for header in ("full s", "resume s", "ratio", "floor s", "efficiency"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for each in [*result.patches, result.together]:
+        table.add_row(
+            each.patch,
+            f"{each.full_s:.2f}",
+            f"{each.resume_s:.3f}",
+            f"{each.ratio:.1f}",
+            f"{each.floor_s:.3f}",
+            f"{each.efficiency:.2f}",
+        )
     return table
 
 

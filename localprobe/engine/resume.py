@@ -21,8 +21,8 @@ import numpy as np
 
 from localprobe.engine.full import CLEAN, Answer, CleanRun, FullEngine, Keep, Stop, Writing
 from localprobe.errors import ModelError
-from localprobe.interventions import FloatArray, Freeze, Inject, Intervention, Random, Skip
-from localprobe.llama.batch import Batch, Row, sequence_rows
+from localprobe.interventions import Edit, FloatArray, Freeze, Inject, Intervention, Random, Skip
+from localprobe.llama.batch import Batch, Row
 from localprobe.llama.model import Model
 
 BATCH_SIZE = 16
@@ -72,6 +72,8 @@ class _Batches:
     """Batches by the rows they hold: those of a prompt are the same at every layer."""
 
     made: dict[tuple[object, ...], Batch] = field(default_factory=dict)
+    filled: bool = False
+    """Whether the cells of the prompts hold clean keys and values below the layer at hand."""
 
     def of(self, spans: Sequence[tuple[_Job, int, int]], outputs: str) -> Batch:
         """The tokens [start, end) of each job. outputs: each (job's last row) or one (row)."""
@@ -210,7 +212,7 @@ class ResumeEngine(FullEngine):
             ]
             room = sum(len(job.run.prompt) + max_tokens for job in jobs)
             self.model.reserve(room, len(jobs))
-            self._fill_cache(jobs)
+            self._fill_prefix(jobs)
             for layer in sorted(layers, reverse=True):
                 for job in jobs:
                     job.writing = None
@@ -232,27 +234,15 @@ class ResumeEngine(FullEngine):
             unfinished = [job for job in active if job.writing and not job.writing.done]
             active = [job for job in unfinished if job.knows_the_newest()]
             elsewhere += [job for job in unfinished if not job.knows_the_newest()]
-        for job in elsewhere:
-            assert job.writing is not None
-            change = self._change(job.intervention, layer, job.example)
-            if len(jobs) > 1:
-                first = self.model.evaluate(job.run.prompt, 0, change(0))
-                job.writing = Writing(self.model, job.run.prompt, max_tokens, job.stop, first)
-            self._go_on(job.writing, change, job.intervention.writes_generated)
-        if elsewhere and len(jobs) > 1:
-            self._fill_cache(jobs)
+        if elsewhere:
+            if not batches.filled:
+                self._fill_below(jobs, layer, batches)
+                batches.filled = True
+            self._go_on_together(elsewhere, layer)
 
-    def _fill_cache(self, jobs: Sequence[_Job]) -> None:
-        """What the cache must hold at first: of several prompts, what stands before an injection.
-
-        Of a single prompt, all of it: every layer then finds its rows in the same cells, whose
-        keys and values below it stay those of the clean pass, so that an answer that leaves the
-        clean one can go on from there.
-        """
+    def _fill_prefix(self, jobs: Sequence[_Job]) -> None:
+        """What stands before an injection, clean; nothing for other interventions."""
         self.model.clear()
-        if len(jobs) == 1:
-            self.model.decode(Batch(sequence_rows(jobs[0].run.prompt, 0)), CLEAN)
-            return
         if not isinstance(jobs[0].intervention, Inject) or not any(job.first for job in jobs):
             return
         prompts = [job.run.prompt[: job.first + 1] for job in jobs]
@@ -266,6 +256,54 @@ class ResumeEngine(FullEngine):
         ]
         rows[-1] = Row(rows[-1].token, rows[-1].position, rows[-1].sequences, True)
         self.model.decode(Batch(rows), CLEAN)
+
+    def _fill_below(self, jobs: Sequence[_Job], layer: int, batches: _Batches) -> None:
+        """Clean keys and values below a layer, in the cells that hold those from it on.
+
+        Only answers that leave the clean one need them. They stay there for all lower layers,
+        since every layer finds its rows in the same cells.
+        """
+        if isinstance(jobs[0].intervention, Skip):
+            self.model.clear()
+            starts = [0] * len(jobs)
+        else:
+            starts = [job.first for job in jobs]
+            for job, start in zip(jobs, starts, strict=True):
+                self.model.forget(job.number, start)
+        lengths = [len(job.run.prompt) for job in jobs]
+        spans = list(zip(jobs, starts, lengths, strict=True))
+        if isinstance(jobs[0].intervention, Skip | Freeze):
+            past = [(job, start, end - 1) for job, start, end in spans]
+            newest = [(job, end - 1, end) for job, _, end in spans]
+            rows = [batches.of(past, "one"), batches.of(newest, "each")]
+        else:
+            rows = [batches.of(spans, "each")]
+        for batch in rows:
+            self.model.decode_part(batch, lambda graph: graph.below(layer), want_logits=False)
+
+    def _go_on_together(self, jobs: Sequence[_Job], layer: int) -> None:
+        """Generate to the end through all blocks, the cache holding the prompts."""
+        todo = [(job, job.writing) for job in jobs if job.writing is not None]
+        rewrites = jobs[0].intervention.writes_generated
+        starts = {job.number: len(job.run.prompt) - rewrites for job in jobs}
+        while todo:
+            rows: list[Row] = []
+            edits: list[tuple[Edit, int]] = []
+            for job, writing in todo:
+                start, end = starts[job.number], len(writing.sequence)
+                self.model.forget(job.number, start)
+                rows += [
+                    Row(writing.sequence[p], p, (job.number,), p == end - 1)
+                    for p in range(start, end)
+                ]
+                edits.append(
+                    (self._change(job.intervention, layer, job.example)(start), end - start)
+                )
+                starts[job.number] = end - rewrites
+            logits = self.model.decode(Batch(rows), _Together(edits))
+            for (_, writing), row in zip(todo, logits, strict=True):
+                writing.take(row)
+            todo = [(job, writing) for job, writing in todo if not writing.done]
 
     def _step(self, jobs: Sequence[_Job], layer: int, batches: _Batches) -> FloatArray:
         """Logits (n_jobs, n_vocab) after the newest token of each, which is clean."""
@@ -307,6 +345,24 @@ class ResumeEngine(FullEngine):
                 end += 1
             yield range(start, end)
             start = end
+
+
+class _Together:
+    """The edits of several sequences whose rows stand one after another in a decode."""
+
+    def __init__(self, edits: Sequence[tuple[Edit, int]]) -> None:
+        self._edits = edits
+        self.layers = edits[0][0].layers
+        self.attention_off_from = edits[0][0].attention_off_from
+
+    def apply(self, layer: int, states: FloatArray) -> FloatArray:
+        parts, start = [], 0
+        for edit, n_rows in self._edits:
+            mine = states[start : start + n_rows]
+            new = edit.apply(layer, mine)
+            parts.append(mine if new is None else new)
+            start += n_rows
+        return np.concatenate(parts)
 
 
 def _states(

@@ -94,6 +94,10 @@ class Graph:
         written = {self.state[block]: write for block in range(layer, self._n_layer)}
         return Part(self._all_but_stores(layer), written)
 
+    def below(self, layer: int) -> Part:
+        """Only fill the cache below block `layer`, from the tokens themselves."""
+        return Part(self._all_but_stores_below(layer), {})
+
     def without_attention(self, layer: int, states: FloatArray) -> Part:
         """Go on from these states at a layer, with no attention. Every row must be an output."""
 
@@ -112,6 +116,11 @@ class Graph:
     def _all_but_stores(self, layer: int) -> Indices:
         roots = [i for stores in self.stores[layer:] for i in stores]
         return self._complement(self._needed(roots, set(self.state)))
+
+    @cache  # noqa: B019
+    def _all_but_stores_below(self, layer: int) -> Indices:
+        roots = [i for stores in self.stores[:layer] for i in stores]
+        return self._complement(self._needed(roots, set()))
 
     @cache  # noqa: B019
     def _all_but_mlp(self, layer: int) -> Indices:

@@ -232,6 +232,12 @@ def sweep(
         bool,
         typer.Option("--all-examples", help="Also use examples that the clean model gets wrong."),
     ] = False,
+    batch: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Prompts in one decode, at most; 0: what is fast.", min=0, max=256
+        ),
+    ] = 0,
     model: ModelOption = DEFAULT_MODEL,
     threads: Threads = 0,
     gpu_layers: GpuLayers = 0,
@@ -250,7 +256,7 @@ def sweep(
         layers=layers,
         n=n,
         all_examples=all_examples,
-        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
+        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine, batch),
         seed=seed,
         json=json,
     )

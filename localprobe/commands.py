@@ -14,6 +14,7 @@ from localprobe import models as model_files
 from localprobe import probe as probing
 from localprobe import swap as swapping
 from localprobe.engine.full import FullEngine
+from localprobe.engine.resume import BATCH_SIZE
 from localprobe.errors import LocalprobeError
 from localprobe.fetch import fetch
 from localprobe.layers import parse_layers
@@ -47,9 +48,10 @@ class ModelChoice:
     gpu_layers: int
     ctx: int
     engine_name: str = RESUME
+    batch_size: int = 0
 
     def engine(self, loaded: LoadedModel) -> FullEngine:
-        engine, reason = choose_engine(loaded, self.engine_name)
+        engine, reason = choose_engine(loaded, self.engine_name, self.batch_size or BATCH_SIZE)
         if reason:
             say(f"localprobe: computing whole passes, which is slower: {reason}")
         return engine

@@ -146,6 +146,12 @@ def test_sweep_json(run: Run) -> None:
     assert set(result["transitions"]) == {"skip", "freeze"}
 
 
+def test_the_batch_size_changes_nothing(run: Run) -> None:
+    arguments = ("sweep", "--all-examples", "-n", "5", "-p", "random,freeze", "--json")
+    one, five = (document(run(*arguments, "--batch", size)) for size in ("1", "5"))
+    assert one == five
+
+
 def test_sweep_table(run: Run) -> None:
     code, out, _ = run("sweep", "--all-examples", "-n", "2", "--layers", "2:")
     assert code == 0

@@ -292,17 +292,17 @@ def models(ctx: typer.Context, json: Json = False) -> None:
     if ctx.invoked_subcommand is not None and json:
         raise LocalprobeError(f"--json goes after {ctx.invoked_subcommand}")
     if ctx.invoked_subcommand is None:
-        from localprobe import commands
+        from localprobe import listing
 
-        commands.list_models(json=json)
+        listing.list_models(json=json)
 
 
 @models_app.command("list", epilog=_example("localprobe models list"))
 def models_list(json: Json = False) -> None:
     """List the known models."""
-    from localprobe import commands
+    from localprobe import listing
 
-    commands.list_models(json=json)
+    listing.list_models(json=json)
 
 
 @models_app.command("pull", epilog=_example(f"localprobe models pull {DEFAULT_MODEL}"))
@@ -313,6 +313,24 @@ def models_pull(
     from localprobe import commands
 
     commands.pull_model(name)
+
+
+@models_app.command(
+    "prepare", epilog=_example(f"localprobe models prepare {DEFAULT_MODEL} --type q8_0")
+)
+def models_prepare(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A name of `localprobe models`, or a .gguf file."),
+    ],
+    kind: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="q8_0, q4_0, bf16, f16 or f32.")
+    ],
+) -> None:
+    """Convert the weights: MODEL@TYPE is then a model of its own."""
+    from localprobe import commands
+
+    commands.prepare_model(model, kind.lower())
 
 
 @models_app.command("info", epilog=_example(f"localprobe models info {DEFAULT_MODEL}"))

@@ -20,6 +20,7 @@ from localprobe.fetch import fetch
 from localprobe.layers import parse_layers
 from localprobe.llama.model import Model
 from localprobe.models import RESUME, LoadedModel, choose_engine, open_model
+from localprobe.prepare import prepare
 from localprobe.prompts import read_prompt, tokenize_prompt, unescape
 from localprobe.report import documents
 from localprobe.report.sweep_view import SweepView, run_with_bar
@@ -28,8 +29,8 @@ from localprobe.report.terminal import (
     answered,
     clipped,
     new_table,
+    print_document,
     say,
-    shrink_only_last,
     stdout_console,
     visible,
     with_bar,
@@ -111,7 +112,7 @@ def probe(
         order = {each.name: place for place, each in enumerate(wanted)}
         rows = sorted(with_bar(found, n_cells), key=lambda row: (order[row.patch], row.layer))
         if json:
-            documents.print_document(documents.probe_document(loaded, text, tokens, baseline, rows))
+            print_document(documents.probe_document(loaded, text, tokens, baseline, rows))
             return
         console = stdout_console()
         console.print(_model_line(loaded))
@@ -142,7 +143,7 @@ def swap(
         result = swapping.Swap(model.engine(loaded), plan, chosen, max_tokens)
         rows = result.rows(with_bar)
         if json:
-            documents.print_document(documents.swap_document(loaded, text, words, result, rows))
+            print_document(documents.swap_document(loaded, text, words, result, rows))
             return
         console = stdout_console()
         console.print(_model_line(loaded))
@@ -212,7 +213,7 @@ def sweep(
         )
         if json:
             run_with_bar(run)
-            documents.print_document(documents.sweep_document(loaded, run))
+            print_document(documents.sweep_document(loaded, run))
         else:
             SweepView(run, loaded.model.n_layer, f"{task} · {_describe(loaded)}").run()
 
@@ -222,7 +223,7 @@ def run_bench(n_prompts: int, model: ModelChoice, *, json: bool) -> None:
         result = benchmark.bench(loaded.model, n_prompts, say)
         size = loaded.model.path.stat().st_size
         if json:
-            documents.print_document(documents.bench_document(loaded, result, size))
+            print_document(documents.bench_document(loaded, result, size))
             return
         console = stdout_console()
         console.print(_model_line(loaded))
@@ -247,7 +248,7 @@ def tokens(prompt: str, name: str, *, json: bool) -> None:
     with Model(model_files.find(name)[1]) as model:
         records = documents.token_records(model, model.tokenize(text))
     if json:
-        documents.print_document({"prompt": text, "tokens": records})
+        print_document({"prompt": text, "tokens": records})
         return
     table = new_table()
     for header in ("index", "id"):
@@ -258,38 +259,6 @@ def tokens(prompt: str, name: str, *, json: bool) -> None:
     stdout_console().print(table)
 
 
-def list_models(*, json: bool) -> None:
-    known = registry.entries().values()
-    if json:
-        documents.print_document(
-            [
-                {
-                    "name": entry.name,
-                    "architecture": entry.architecture,
-                    "size": entry.size,
-                    "cached": entry.path.exists(),
-                    "license": entry.license,
-                    "sha256": entry.sha256,
-                    "source": str(entry.source),
-                    "note": entry.note,
-                }
-                for entry in known
-            ]
-        )
-        return
-    table = new_table("name", "arch")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("cached", no_wrap=True)
-    table.add_column("note", overflow="ellipsis", no_wrap=True)
-    for entry in known:
-        size = f"{entry.size / 1e9:.1f} GB" if entry.size >= 1e9 else f"{entry.size / 1e6:.0f} MB"
-        cached = "yes" if entry.path.exists() else "no"
-        table.add_row(entry.name, entry.architecture, size, cached, visible(entry.note))
-    console = stdout_console()
-    shrink_only_last(console, table)
-    console.print(table)
-
-
 def pull_model(name: str) -> None:
     entry = registry.entry(name)
     if entry.path.exists():
@@ -297,6 +266,14 @@ def pull_model(name: str) -> None:
         say(f"{name} is in the cache already: {entry.path}")
         return
     say(f"{name} is in the cache: {fetch(entry)}")
+
+
+def prepare_model(name: str, kind: str) -> None:
+    known, path, digest = model_files.find(name)
+    say(f"converting {known} to {kind} ...")
+    new_name, new_path = prepare(known, path, digest, kind)
+    say(f"{new_name} is in the cache: {new_path}")
+    say("its weights are not those of the original any more: numbers change slightly")
 
 
 def model_info(name: str, *, json: bool) -> None:
@@ -317,7 +294,7 @@ def model_info(name: str, *, json: bool) -> None:
             "can_probe": not reason,
             "reason": reason or None,
         }
-        documents.print_document(record)
+        print_document(record)
         return
     stdout_console().print(
         facts(
@@ -341,7 +318,8 @@ def model_info(name: str, *, json: bool) -> None:
 
 def _describe(loaded: LoadedModel) -> str:
     info = loaded.model.info
-    return f"{loaded.name} ({info.architecture}, {info.file_type}, {info.n_layer} blocks)"
+    about = f"{loaded.name} ({info.architecture}, {info.file_type}, {info.n_layer} blocks)"
+    return f"{about}, requantised" if "@" in loaded.name else about
 
 
 def _model_line(loaded: LoadedModel) -> Text:

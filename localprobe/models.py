@@ -20,6 +20,7 @@ from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_m
 from localprobe.fetch import fetch
 from localprobe.llama.check import check
 from localprobe.llama.model import Model, has_gpu
+from localprobe.prepare import prepared_path, read_manifest
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def find(name: str) -> tuple[str, Path, str]:
         if not path.is_file():
             raise ModelError(f"there is no model file {path}")
         return path.stem, path, _hash(path)
+    if "@" in name:
+        return _find_prepared(name)
     entry = registry.entry(name)
     path = fetch(entry)
     digest = _hash(path)
@@ -49,6 +52,19 @@ def find(name: str) -> tuple[str, Path, str]:
             f"the cached file {path} has SHA-256 {digest}, models.toml says {entry.sha256}; "
             f"delete it and run: localprobe models pull {name}"
         )
+    return name, path, digest
+
+
+def _find_prepared(name: str) -> tuple[str, Path, str]:
+    path = prepared_path(name)
+    if not path.is_file():
+        base, _, kind = name.rpartition("@")
+        raise ModelError(
+            f"{name} has not been prepared; run: localprobe models prepare {base} --type {kind}"
+        )
+    digest = _hash(path)
+    if digest != read_manifest(path).sha256:
+        raise ModelError(f"{path} is not what was prepared; delete it and prepare it again")
     return name, path, digest
 
 

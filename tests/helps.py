@@ -5,5 +5,5 @@ from __future__ import annotations
 import re
 
 COMMANDS = ("demo", "probe", "swap", "sweep", "bench", "tokens", "models")
-COMMANDS += ("models list", "models pull", "models info")
+COMMANDS += ("models list", "models pull", "models prepare", "models info")
 EXAMPLE = re.compile(r"^    (localprobe .*)$", re.MULTILINE)

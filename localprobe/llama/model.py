@@ -358,6 +358,24 @@ def has_gpu() -> bool:
     return bool(llama.llama_supports_gpu_offload())
 
 
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+
+
+def quantize(source: Path, target: Path, kind: str) -> None:
+    """Write a model with other weights. Raises ModelError where llama.cpp cannot."""
+    _start_backend()
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = _FILE_TYPES[kind]
+    params.allow_requantize = True
+    _log.clear()
+    with held_back():
+        status = llama.llama_model_quantize(
+            os.fsencode(source), os.fsencode(target), ctypes.byref(params)
+        )
+    if status != 0:
+        raise ModelError(f"llama.cpp could not convert {source} to {kind} ({_last_error()})")
+
+
 def _load(path: Path, gpu_layers: int) -> int:
     try:
         with path.open("rb") as file:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,12 +14,6 @@ from localprobe.models import LoadedModel
 from localprobe.probe import ProbeRow
 from localprobe.swap import Swap, SwapRow, flip_layer
 from localprobe.sweep import Sweep
-
-
-def print_document(document: object) -> None:
-    """One JSON document on stdout and nothing else."""
-    plain = not (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(document, indent=2, ensure_ascii=plain, allow_nan=False))
 
 
 def model_record(loaded: LoadedModel) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import unicodedata
@@ -47,6 +48,12 @@ def is_live(console: Console) -> bool:
 def say(message: str) -> None:
     """A line for the user beside the output: on stderr."""
     print(message, file=sys.stderr)
+
+
+def print_document(document: object) -> None:
+    """One JSON document on stdout and nothing else."""
+    plain = not (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(document, indent=2, ensure_ascii=plain, allow_nan=False))
 
 
 def with_bar(rows: Iterator[T], total: int) -> Iterator[T]:

@@ -1,0 +1,77 @@
+"""Other weight types of a model: NAME@type, made once, kept in the cache.
+
+The weight type decides the speed on a CPU. Requantised weights are other weights: numbers change
+slightly, so such a model has a name of its own, and its manifest says what it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from localprobe.cache import cache_dir, sha256_of, write_atomically
+from localprobe.errors import LocalprobeError, did_you_mean
+
+TYPES = ("q8_0", "q4_0", "bf16", "f16", "f32")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared model was made from, and with what."""
+
+    source: str
+    source_sha256: str
+    type: str
+    sha256: str
+    llama_cpp_python: str
+
+
+def prepared_path(name: str) -> Path:
+    """Where the model called NAME@type lies once it has been prepared."""
+    return cache_dir() / "prepared" / f"{name}.gguf"
+
+
+def prepare(name: str, source: Path, source_sha256: str, kind: str) -> tuple[str, Path]:
+    """Convert a model; its new name and file. A file that is there already is kept.
+
+    Raises LocalprobeError for an unknown type, ModelError where llama.cpp cannot convert it.
+    """
+    if kind not in TYPES:
+        raise LocalprobeError(f"unknown weight type {kind!r}; {did_you_mean(kind, TYPES)}")
+    from localprobe.llama.model import quantize
+
+    new_name = f"{name}@{kind}"
+    path = prepared_path(new_name)
+    if path.exists() and read_manifest(path).source_sha256 == source_sha256:
+        return new_name, path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=path.parent) as folder:
+        made = Path(folder) / "model.gguf"
+        quantize(source, made, kind)
+        manifest = Manifest(name, source_sha256, kind, sha256_of(made), version("llama-cpp-python"))
+        made.replace(path)
+    write_atomically(_manifest_path(path), json.dumps(asdict(manifest), indent=1))
+    return new_name, path
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a prepared model. Raises LocalprobeError where it is lost or broken."""
+    try:
+        return Manifest(**json.loads(_manifest_path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        name = path.stem
+        raise LocalprobeError(
+            f"the manifest of {name} is lost or broken; delete {path} and prepare it again"
+        ) from None
+
+
+def prepared_models() -> list[tuple[str, Path]]:
+    """Names and files of the models that were prepared."""
+    return sorted((path.stem, path) for path in (cache_dir() / "prepared").glob("*.gguf"))
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_suffix(".json")

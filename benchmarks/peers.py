@@ -1,0 +1,149 @@
+"""The same work in PyTorch float32, on the weights dequantised from the same GGUF.
+
+    python benchmarks/peers.py [-m MODEL ...]
+
+Needs torch, transformers and accelerate, which localprobe itself never does. random, shuffle,
+freeze and skip, next token at all layers of capitals prompts: in PyTorch with one forward pass a
+layer, as the paper's code does it, and with all layers of a prompt as one batch; in localprobe by
+resuming, the clean pass included. Runs are interleaved; medians and ratios of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from localprobe import models
+from localprobe.engine.resume import ResumeEngine
+from localprobe.interventions import Freeze, Random, Shuffle, Skip
+from localprobe.tasks.capitals import Capitals
+
+PATCHES = ("random", "shuffle", "freeze", "skip")
+
+
+class Peer:
+    """A transformers model with an intervention at layer `layers[i]` in row i of the batch."""
+
+    def __init__(self, gguf: Path) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, attn_implementation="sdpa"
+        ).eval()
+        self.blocks = self.model.model.layers
+        self.patch, self.layers = "", torch.empty(0)
+        self.frozen: dict[int, torch.Tensor] = {}
+        for number, block in enumerate(self.blocks):
+            block.register_forward_pre_hook(self._before(number), with_kwargs=True)
+            block.self_attn.register_forward_hook(self._attended(number))
+
+    @torch.no_grad()
+    def next_logits(self, prompt: list[int], patch: str, layers: list[int]) -> torch.Tensor:
+        """(len(layers), n_vocab): the last token's logits with the patch at each layer."""
+        self.patch, self.layers, self.frozen = patch, torch.tensor(layers), {}
+        batch = torch.tensor([prompt] * len(layers))
+        return self.model(batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+
+    def _before(self, block: int) -> Callable[..., object]:
+        def hook(_module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, object]):
+            h = args[0]
+            past = h[:, :-1].clone()
+            here = self.layers == block
+            if self.patch == "random" and here.any():
+                noise = torch.randn_like(past[here])
+                norm = past[here].norm(dim=-1, keepdim=True)
+                past[here] = noise * norm / noise.norm(dim=-1, keepdim=True)
+            elif self.patch == "shuffle" and here.any():
+                order = torch.rand_like(past[here]).argsort(dim=-1)
+                past[here] = past[here].gather(-1, order)
+            elif self.patch == "freeze":
+                for row in (self.layers <= block).nonzero().flatten().tolist():
+                    past[row] = self.frozen[row]
+                for row in (self.layers == block + 1).nonzero().flatten().tolist():
+                    self.frozen[row] = past[row].clone()
+            return (torch.cat([past, h[:, -1:]], dim=1), *args[1:]), kwargs
+
+        return hook
+
+    def _attended(self, block: int) -> Callable[..., object]:
+        def hook(_module: object, _args: object, output: tuple[torch.Tensor, ...]):
+            if self.patch != "skip":
+                return None
+            off = (self.layers <= block)[:, None, None]
+            return (output[0].masked_fill(off, 0.0), *output[1:])
+
+        return hook
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("-m", "--model", action="append", help="of localprobe; may be repeated")
+    parser.add_argument("--prompts", type=int, default=4, help="for localprobe (default 4)")
+    parser.add_argument("--peer-prompts", type=int, default=1, help="for PyTorch (default 1)")
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    names = options.model or ["smollm2-135m"]
+    examples = Capitals().examples()[: options.prompts]
+    timed: dict[str, list[float]] = {}
+
+    def measure(name: str, prompts: int, work: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        work()
+        timed.setdefault(name, []).append((time.perf_counter() - start) / prompts)
+
+    peer = Peer(models.find(names[0])[1])
+    with models.open_model(names[0]) as loaded:
+        prompts = [loaded.model.tokenize(example.prompt) for example in examples]
+        clean = ResumeEngine(loaded.model).answer(prompts[0], max_tokens=1).tokens[0]
+        theirs = int(peer.next_logits(prompts[0], "", [0])[0].argmax())
+        if clean != theirs:
+            raise SystemExit(f"PyTorch answers token {theirs}, localprobe {clean}")
+    peer_prompts = prompts[: options.peer_prompts]
+
+    def torch_work(one_batch: bool) -> None:
+        for patch in PATCHES:
+            layers = list(range(1 if patch == "freeze" else 0, len(peer.blocks)))
+            for prompt in peer_prompts:
+                for chosen in [layers] if one_batch else [[layer] for layer in layers]:
+                    peer.next_logits(prompt, patch, chosen)
+
+    for _ in range(options.runs):
+        measure("PyTorch float32, one pass a layer", len(peer_prompts), lambda: torch_work(False))
+        measure("PyTorch float32, one batch", len(peer_prompts), lambda: torch_work(True))
+        for name in names:
+            with models.open_model(name) as loaded:
+                engine = ResumeEngine(loaded.model)
+                measure(f"localprobe, {name}", len(prompts), lambda: ours(engine, prompts))  # noqa: B023
+
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, ", end="")
+    print(f"{torch.get_num_threads()} threads; random, shuffle, freeze and skip, all layers")
+    batched = median(timed["PyTorch float32, one batch"])
+    for name, seconds in timed.items():
+        each = median(seconds)
+        print(f"{name:<36} {each:7.2f} s a prompt   x {batched / each:.2f}")
+
+
+def ours(engine: ResumeEngine, prompts: list[list[int]]) -> None:
+    layers, stops = range(engine.model.n_layer), [None] * len(prompts)
+    runs = engine.clean(prompts, layers, max_tokens=1, stops=stops)
+    for intervention in (Random(), Shuffle(), Freeze(), Skip()):
+        defined = [layer for layer in layers if layer >= intervention.first_layer]
+        cells = engine.run(
+            runs,
+            [intervention] * len(runs),
+            defined,
+            max_tokens=1,
+            examples=range(len(runs)),
+            stops=stops,
+        )
+        for _ in cells:
+            pass
+
+
+if __name__ == "__main__":
+    main()

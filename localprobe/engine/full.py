@@ -14,6 +14,7 @@ import numpy as np
 
 from localprobe.interventions import Edit, FloatArray, Intervention
 from localprobe.llama.model import Model
+from localprobe.llama.residual import Keep
 
 CLEAN = Edit()
 
@@ -156,19 +157,6 @@ class FullEngine:
             return intervention.edit(layer, n_layer=n_layer, example=example, start=start)
 
         return change
-
-
-class Keep:
-    """An edit that changes nothing and keeps the states of some layers."""
-
-    attention_off_from = None
-
-    def __init__(self, layers: Iterable[int]) -> None:
-        self.layers = frozenset(layers)
-        self.states: dict[int, FloatArray] = {}
-
-    def apply(self, layer: int, states: FloatArray) -> None:
-        self.states[layer] = states
 
 
 class Writing:

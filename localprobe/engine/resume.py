@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from localprobe.engine.full import CLEAN, Answer, CleanRun, FullEngine, Keep, Stop, Writing
+from localprobe.engine.full import CLEAN, Answer, CleanRun, FullEngine, Stop, Writing
 from localprobe.errors import ModelError
 from localprobe.interventions import Edit, FloatArray, Freeze, Inject, Intervention, Random, Skip
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.model import Model
+from localprobe.llama.residual import Keep
 
 BATCH_SIZE = 16
 _CHECK_TOLERANCE = 0.05
@@ -67,6 +68,10 @@ class _Job:
         return tuple(sequence) == self.run.tokens[: len(sequence)]
 
 
+_Span = tuple[_Job, int, int]
+"""The tokens [start, end) of a job."""
+
+
 @dataclass
 class _Batches:
     """Batches by the rows they hold: those of a prompt are the same at every layer."""
@@ -75,8 +80,8 @@ class _Batches:
     filled: bool = False
     """Whether the cells of the prompts hold clean keys and values below the layer at hand."""
 
-    def of(self, spans: Sequence[tuple[_Job, int, int]], outputs: str) -> Batch:
-        """The tokens [start, end) of each job. outputs: each (job's last row) or one (row)."""
+    def of(self, spans: Sequence[_Span], outputs: str) -> Batch:
+        """The rows of some spans. outputs: each (job's last row) or one (row)."""
         key = (outputs, *((job.number, start, end) for job, start, end in spans))
         if key not in self.made:
             rows = [
@@ -159,9 +164,9 @@ class ResumeEngine(FullEngine):
         def decode(rows: list[Row], owners: list[list[int]]) -> FloatArray:
             keep = Keep(layers)
             logits = model.decode(Batch(rows), keep)
-            for layer, states in keep.states.items():
-                for i in range(n):
-                    mine = [row for row, owner in enumerate(owners) if i in owner]
+            for i in range(n):
+                mine = [row for row, owner in enumerate(owners) if i in owner]
+                for layer, states in keep.states.items():
                     kept[i][layer].append(states[mine])
             return logits
 
@@ -273,8 +278,7 @@ class ResumeEngine(FullEngine):
         lengths = [len(job.run.prompt) for job in jobs]
         spans = list(zip(jobs, starts, lengths, strict=True))
         if isinstance(jobs[0].intervention, Skip | Freeze):
-            past = [(job, start, end - 1) for job, start, end in spans]
-            newest = [(job, end - 1, end) for job, _, end in spans]
+            past, newest = _split(spans)
             rows = [batches.of(past, "one"), batches.of(newest, "each")]
         else:
             rows = [batches.of(spans, "each")]
@@ -321,13 +325,12 @@ class ResumeEngine(FullEngine):
             rows = batches.of(spans, "each")
             return model.decode_part(rows, lambda graph: graph.without_attention(layer, entry))
         if isinstance(jobs[0].intervention, Freeze):
-            past = [(job, start, end - 1) for job, start, end in spans]
+            past, spans = _split(spans)
             frozen = _states(past, layer - 1)
             rows = batches.of(past, "one")
             model.decode_part(
                 rows, lambda graph: graph.keys_and_values(layer, frozen), want_logits=False
             )
-            spans = [(job, end - 1, end) for job, _, end in spans]
         entry = _states(spans, layer, edited=True)
         rows = batches.of(spans, "each")
         return model.decode_part(rows, lambda graph: graph.from_layer(layer, entry))
@@ -365,9 +368,13 @@ class _Together:
         return np.concatenate(parts)
 
 
-def _states(
-    spans: Sequence[tuple[_Job, int, int]], layer: int, *, edited: bool = False
-) -> FloatArray:
+def _split(spans: Sequence[_Span]) -> tuple[list[_Span], list[_Span]]:
+    """The past tokens of some spans, and their last ones."""
+    past = [(job, start, end - 1) for job, start, end in spans]
+    return past, [(job, end - 1, end) for job, _, end in spans]
+
+
+def _states(spans: Sequence[_Span], layer: int, *, edited: bool = False) -> FloatArray:
     """The clean states of the spans' rows at a layer, or what the intervention makes of them."""
     parts = []
     for job, start, end in spans:

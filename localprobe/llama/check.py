@@ -20,20 +20,20 @@ import numpy as np
 
 from localprobe.errors import ModelError
 from localprobe.llama.model import Model, NoEdit
-from localprobe.llama.residual import FloatArray
+from localprobe.llama.residual import FloatArray, Keep
 
 # Equal up to what a device may round differently from one pass to the next, as a share of the
 # distance between the two sequences' logits. On the CPU the difference is exactly zero.
 TOLERANCE = 1e-3
 
 
-class _Watch:
-    """Show states to a function, which may replace them."""
+class _Write:
+    """Write what a function makes of the states."""
 
     attention_off_from: int | None = None
 
     def __init__(
-        self, layers: Iterable[int], look: Callable[[int, FloatArray], FloatArray | None]
+        self, layers: Iterable[int], look: Callable[[int, FloatArray], FloatArray]
     ) -> None:
         self.layers = frozenset(layers)
         self.apply = look
@@ -59,12 +59,12 @@ def check(model: Model) -> None:
     if changed.tolist() != [False, True, False]:
         raise ModelError("the rows of its states do not follow the order of the tokens")
 
-    write_back = _Watch(range(model.n_layer), lambda layer, states: states)
+    write_back = _Write(range(model.n_layer), lambda layer, states: states)
     if differ(model.evaluate(a, 0, write_back), logits_a):
         raise ModelError("writing back the states that were read changes its logits")
 
     for layer in range(model.n_layer):
-        transplant = _Watch([layer], lambda at_layer, _states: states_b[at_layer])
+        transplant = _Write([layer], lambda at_layer, _states: states_b[at_layer])
         if differ(model.evaluate(a, 0, transplant), logits_b):
             raise ModelError(
                 f"the state at layer {layer} is not all that later blocks see, "
@@ -76,17 +76,11 @@ def check(model: Model) -> None:
 def _check_attention(
     model: Model, a: list[int], other_past: list[int], differ: Callable[..., bool]
 ) -> None:
-    states: dict[int, FloatArray] = {}
-
-    def keep(layer: int, seen: FloatArray) -> None:
-        states[layer] = seen
-
-    off = _Watch(range(model.n_layer), keep)
-    off.attention_off_from = 0
+    off = Keep(range(model.n_layer), attention_off_from=0)
     if differ(model.evaluate(other_past, 0, off), model.evaluate(a, 0, off)):
         raise ModelError("its attention cannot be switched off apart from the rest of a block")
     for block in range(model.n_layer - 1):
-        if np.array_equal(states[block], states[block + 1]):
+        if np.array_equal(off.states[block], off.states[block + 1]):
             raise ModelError(
                 f"block {block} adds attention and feed-forward to the residual stream at once, "
                 "so its attention cannot be switched off alone"
@@ -94,16 +88,11 @@ def _check_attention(
 
 
 def _clean(model: Model, tokens: list[int]) -> tuple[FloatArray, dict[int, FloatArray]]:
-    states: dict[int, FloatArray] = {}
-
-    def keep(layer: int, seen: FloatArray) -> None:
-        states[layer] = seen
-
-    watch = _Watch(range(model.n_layer), keep)
-    logits = model.evaluate(tokens, 0, watch)
+    keep = Keep(range(model.n_layer))
+    logits = model.evaluate(tokens, 0, keep)
     if not np.array_equal(logits, model.evaluate(tokens, 0, NoEdit())):
         raise ModelError("reading its states changes its logits")
-    return logits, states
+    return logits, keep.states
 
 
 def _sequences(n_vocab: int) -> tuple[list[int], list[int], list[int]]:

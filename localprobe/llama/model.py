@@ -61,7 +61,7 @@ class NoEdit:
 
 
 class Model:
-    """A loaded GGUF with one sequence in its KV cache.
+    """A loaded GGUF and its KV cache.
 
     The KV cache is float32 and flash attention (which rounds keys and values to float16) is off:
     exactness comes before the few percent that they would bring.

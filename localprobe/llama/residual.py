@@ -7,6 +7,7 @@ Rows follow the order of the batch; that is checked in every pass, not assumed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +33,18 @@ class Edit(Protocol):
 
     def apply(self, layer: int, states: FloatArray) -> FloatArray | None:
         """The state at `layer`, (n_tokens, n_embd), replaced; None leaves it as it is."""
+
+
+class Keep:
+    """An edit that writes nothing and keeps the states of some layers."""
+
+    def __init__(self, layers: Iterable[int], attention_off_from: int | None = None) -> None:
+        self.layers = frozenset(layers)
+        self.attention_off_from = attention_off_from
+        self.states: dict[int, FloatArray] = {}
+
+    def apply(self, layer: int, states: FloatArray) -> None:
+        self.states[layer] = states
 
 
 class EmbeddingSearch:

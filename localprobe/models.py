@@ -82,6 +82,9 @@ def choose_engine(
         raise LocalprobeError(f"unknown engine {name!r}; {did_you_mean(name, (RESUME, FULL))}")
     if name == FULL:
         return FullEngine(loaded.model), ""
+    if not loaded.model.can_leave_out:
+        reason = "this build of llama-cpp-python marks what is to be computed in another way"
+        return FullEngine(loaded.model), reason
 
     def run() -> str:
         try:

@@ -7,6 +7,7 @@ relative to what the model knows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,11 +15,13 @@ from typing import TypeVar
 from localprobe.engine.full import CleanRun, FullEngine
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.interventions import Freeze, Inject, Random, Shuffle, Skip, by_name
+from localprobe.pace import Pace
 from localprobe.swap import MODIFIED, ORIGINAL, plan_swap
 from localprobe.tally import Tally
 from localprobe.tasks.base import Example, Task
 
 SWAP = "swap"
+CLEAN = "clean"
 PATCHES = (Random.name, Shuffle.name, Freeze.name, Skip.name, SWAP)
 
 
@@ -57,7 +60,9 @@ class Sweep:
         self._patches = tuple(patches)
         self._n, self._all = n, all_examples
         self._examples = task.examples()
-        self._cells_done = 0
+        self._n_layer = engine.model.n_layer
+        self._pace = Pace()
+        self._done: Counter[str] = Counter()
         if n is not None and n < 1:
             raise LocalprobeError(f"-n must be at least 1, not {n}")
         if SWAP in patches and n == 1:
@@ -72,23 +77,44 @@ class Sweep:
         return likely if self._n is None else min(self._n, max(likely, self.used))
 
     @property
-    def done(self) -> float:
-        """The share of the work that is done, 0 … 1."""
-        if self.used == 0:
-            return self.tried / len(self._examples)
-        total = self.expected * self._cells_per_example
-        return min(1.0, self._cells_done / total) if total else 0.0
+    def seconds_left(self) -> float | None:
+        """How long the rest will take, judged by what was done; None before there is a clue."""
+        return self._pace.left(self._work_left())
 
     @property
-    def _cells_per_example(self) -> int:
-        return sum(len(column.layers) for column in self.columns if column.metric != MODIFIED)
+    def done(self) -> float:
+        """The share of the time that is over, 0 … 1."""
+        left, elapsed = self.seconds_left, self._pace.elapsed
+        return 0.0 if left is None else elapsed / (elapsed + left)
+
+    def _work_left(self) -> dict[str, float]:
+        """Examples still to try, and for each intervention the blocks still to compute."""
+        if self.used == self._n:
+            left = {CLEAN: 0.0}
+        else:
+            untried = len(self._examples) - self.tried
+            more = (self.expected - self.used) / max(1, self.used) * self.tried
+            left = {CLEAN: min(untried, more) if self.used else float(untried)}
+        for column in self.columns:
+            if column.metric != MODIFIED:
+                each = sum(self._work(layer) for layer in column.layers)
+                left[column.patch] = max(0, self.expected * each - self._done[column.patch])
+        return left
+
+    def _work(self, layer: int) -> int:
+        return self._n_layer - layer
+
+    def _did(self, patch: str, layer: int) -> None:
+        self._done[patch] += self._work(layer)
+        self._pace.did(patch, self._work(layer))
 
     def run(self) -> Iterator[None]:
         """Compute; comes back after every example tried and every cell, for views to look.
 
         Raises LocalprobeError (exit code 1) when the clean model gets no example right.
         """
-        for batch in _batches(_with_next(self._usable()), self._engine.batch_size):
+        sizes = _growing(self._engine.batch_size)
+        for batch in _batches(_with_next(self._usable()), sizes):
             for patch in self._patches if batch else ():
                 if patch == SWAP:
                     yield from self._swap(batch)
@@ -112,6 +138,7 @@ class Sweep:
                 max_tokens=self.task.max_tokens,
                 stops=[self._settled(example) for example in examples],
             )
+            self._pace.did(CLEAN, len(examples))
             for example, run in zip(examples, runs, strict=True):
                 if self.used == self._n:
                     return
@@ -135,7 +162,7 @@ class Sweep:
         for i, layer, answer in cells:
             score = self.task.score(answer.text, batch[i].example)
             self.tally.add(patch, self.task.metric, layer, score)
-            self._cells_done += 1
+            self._did(patch, layer)
             yield
 
     def _swap(self, batch: Sequence[tuple[_Candidate, _Candidate]]) -> Iterator[None]:
@@ -155,7 +182,7 @@ class Sweep:
         for i, layer, answer in cells:
             for metric, whose in zip((ORIGINAL, MODIFIED), pairs[i], strict=True):
                 self.tally.add(SWAP, metric, layer, self.task.score(answer.text, whose))
-            self._cells_done += 1
+            self._did(SWAP, layer)
             yield
 
     def _injection(self, candidate: _Candidate, partner: _Candidate) -> Inject:
@@ -225,9 +252,18 @@ def _columns(patches: Sequence[str], layers: tuple[int, ...], metric: str) -> li
 T = TypeVar("T")
 
 
-def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one of what is left; an empty list for every None."""
+def _growing(most: int) -> Iterator[int]:
+    """1, 2, 4 … most, most, …: the whole table is there after the first example."""
+    size = 1
+    while True:
+        yield min(size, most)
+        size = min(2 * size, most)
+
+
+def _batches(items: Iterable[T | None], sizes: Iterator[int]) -> Iterator[list[T]]:
+    """Lists of so many items, the last one of what is left; an empty list for every None."""
     batch: list[T] = []
+    size = next(sizes)
     for item in items:
         if item is None:
             yield []
@@ -235,7 +271,7 @@ def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:
         batch.append(item)
         if len(batch) == size:
             yield batch
-            batch = []
+            batch, size = [], next(sizes)
     if batch:
         yield batch
 

@@ -11,6 +11,7 @@ from conftest import ARCHITECTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localprobe.cli import main
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.engine.resume import ResumeEngine, _shared_prefix, check_resume
 from localprobe.errors import ModelError
@@ -19,6 +20,7 @@ from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.graph import Graph, Part
 from localprobe.llama.model import Model, NoEdit
+from localprobe.models import choose_engine, open_model
 
 NAMES = ("random", "shuffle", "freeze", "skip", "inject")
 SHARED = [11, 42, 7, 99]
@@ -352,3 +354,19 @@ def test_the_default_model(weights: str, request: pytest.FixtureRequest) -> None
                 second, first = np.sort(expected)[-2:]
                 if first - second > 2 * difference:
                     assert answer.logits.argmax() == expected.argmax()
+
+
+def test_without_a_proof_of_the_flags_there_are_whole_passes_and_a_warning(
+    tiny_file: Callable[[str], Path],
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("localprobe.llama.ggml.FLAGS_PROVED", False)
+    with open_model(str(tiny_file("llama"))) as loaded:
+        engine, reason = choose_engine(loaded)
+        assert type(engine) is FullEngine
+    assert "marks what is to be computed in another way" in reason
+    assert main(["probe", "one two", "-p", "skip", "-m", str(tiny_file("llama"))]) == 0
+    warnings = capsys.readouterr().err.splitlines()
+    assert sum(reason in line for line in warnings) == 1

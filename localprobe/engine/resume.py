@@ -21,7 +21,16 @@ import numpy as np
 
 from localprobe.engine.full import CLEAN, Answer, CleanRun, FullEngine, Stop, Writing
 from localprobe.errors import ModelError
-from localprobe.interventions import Edit, FloatArray, Freeze, Inject, Intervention, Random, Skip
+from localprobe.interventions import (
+    Edit,
+    FloatArray,
+    Freeze,
+    Inject,
+    Intervention,
+    Random,
+    Shuffle,
+    Skip,
+)
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.model import Model
 from localprobe.llama.residual import Keep
@@ -31,9 +40,10 @@ _CHECK_TOLERANCE = 0.05
 """As a share of the logits' spread. Other batch shapes use other kernels, which round quantized
 activations otherwise; a wrong graph is off by far more."""
 
-ROWS_PER_BATCH = 512
+FEW_ROWS, MANY_ROWS = 512, 256
 """Prompts share a decode as long as their tokens fit: attention looks at every cell in use, and
-llama.cpp rounds their number up to 256."""
+llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
+prompts pay; where all are, they only make each other's attention longer."""
 
 
 @dataclass
@@ -142,7 +152,7 @@ class ResumeEngine(FullEngine):
         # freeze at a layer needs the states of the layer before it.
         wanted |= {layer - 1 for layer in wanted if layer > 0}
         runs: list[CleanRun] = []
-        for some in self._batched([len(prompt) + max_tokens for prompt in prompts]):
+        for some in self._batched([len(prompt) + max_tokens for prompt in prompts], FEW_ROWS):
             part = slice(some.start, some.stop)
             runs += self._clean_batch(prompts[part], wanted, max_tokens, stops[part])
         return runs
@@ -210,7 +220,9 @@ class ResumeEngine(FullEngine):
         examples: Sequence[int],
         stops: Sequence[Stop | None],
     ) -> Iterator[tuple[int, int, Answer]]:
-        for some in self._batched([len(run.prompt) + max_tokens for run in runs]):
+        all_rows = isinstance(interventions[0], Random | Shuffle)
+        lengths = [len(run.prompt) + max_tokens for run in runs]
+        for some in self._batched(lengths, MANY_ROWS if all_rows else FEW_ROWS):
             batches = _Batches()
             jobs = [
                 _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i]) for i in some
@@ -335,7 +347,7 @@ class ResumeEngine(FullEngine):
         rows = batches.of(spans, "each")
         return model.decode_part(rows, lambda graph: graph.from_layer(layer, entry))
 
-    def _batched(self, lengths: Sequence[int]) -> Iterator[range]:
+    def _batched(self, lengths: Sequence[int], most_rows: int) -> Iterator[range]:
         """Neighbours that share a decode: at most batch_size, and so many rows."""
         start = 0
         while start < len(lengths):
@@ -343,7 +355,7 @@ class ResumeEngine(FullEngine):
             while (
                 end < len(lengths)
                 and end - start < self.batch_size
-                and sum(lengths[start : end + 1]) <= max(ROWS_PER_BATCH, lengths[start])
+                and sum(lengths[start : end + 1]) <= max(most_rows, lengths[start])
             ):
                 end += 1
             yield range(start, end)

@@ -3,7 +3,8 @@
 The fields that have no public accessor in ggml (`op`, `src`) are read through the layout of
 `struct ggml_tensor`. That layout is not promised by ggml, so it is proved when this module
 loads: a tensor is made with known contents and every field that we use is compared with what
-ggml's public functions say.
+ggml's public functions say. Without the proof nothing can be read; without that of the flags
+(`FLAGS_PROVED`) no node can be switched off, and only whole passes are left.
 """
 
 from __future__ import annotations
@@ -116,8 +117,11 @@ def write(address: int, rows: NDArray[np.float32], first_row: int = 0) -> None:
     _set(address, data.ctypes.data, first_row * 4 * data.shape[1], data.nbytes)
 
 
-def _prove_layout() -> dict[str, int]:
-    """Check every field of `Tensor` that we use; the numbers of the ops that we look for."""
+def _prove_layout() -> tuple[dict[str, int], bool]:
+    """Check every field of `Tensor` that we use.
+
+    Gives the numbers of the ops that we look for, and whether flags are what we think.
+    """
     init = _function("ggml_init", _ptr, _InitParams)
     free = _function("ggml_free", None, _ptr)
     new_1d = _function("ggml_new_tensor_1d", _ptr, _ptr, _int, ctypes.c_int64)
@@ -152,11 +156,10 @@ def _prove_layout() -> dict[str, int]:
         }
         flags_before = at(total).flags
         expand(new_graph(context), picked)
+        flags_proved = flags_before == 0 and at(total).flags == at(picked).flags == FLAG_COMPUTE
         proved = (
             # The numbers are small before they are given to ggml_op_name, which trusts them.
             all(0 < op < 64 and op_name(op) == name.encode() for name, op in ops.items())
-            and flags_before == 0
-            and at(total).flags == at(picked).flags == FLAG_COMPUTE
             and at(view).view_src == right
             and at(view).view_offs == 12
             and at(total).name == b"localprobe-proof"
@@ -174,9 +177,9 @@ def _prove_layout() -> dict[str, int]:
             "this build of llama-cpp-python lays out its tensors in a way that localprobe does "
             "not know; install a version within the range that localprobe asks for"
         )
-    return ops
+    return ops, flags_proved
 
 
-_OPS = _prove_layout()
+_OPS, FLAGS_PROVED = _prove_layout()
 OP_ADD, OP_GET_ROWS = _OPS["ADD"], _OPS["GET_ROWS"]
 OP_SET_ROWS, OP_MUL_MAT = _OPS["SET_ROWS"], _OPS["MUL_MAT"]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, ModelError
+from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor
@@ -204,6 +205,11 @@ class Model:
             self.learn_graph(rows)
             self._forget_rows(rows)
         raise ModelError("llama.cpp builds another graph at every decode")
+
+    @property
+    def can_leave_out(self) -> bool:
+        """Whether parts of the graph can be switched off in this build of llama.cpp."""
+        return ggml.FLAGS_PROVED
 
     @property
     def graph(self) -> Graph | None:

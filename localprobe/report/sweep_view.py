@@ -105,13 +105,10 @@ class SweepView:
 
     def _progress(self) -> str:
         sweep = self._sweep
-        elapsed = time.monotonic() - self._started
-        done = sweep.done
         line = f"example {max(1, sweep.used)} of about {sweep.expected} · "
-        line += f"{duration(elapsed)} elapsed"
-        if done > 0:
-            line += f" · about {duration(elapsed * (1 - done) / done)} left"
-        return line
+        line += f"{duration(time.monotonic() - self._started)} elapsed"
+        left = sweep.seconds_left
+        return line if left is None else f"{line} · about {duration(left)} left"
 
     def _summary(self) -> Text:
         lines = []

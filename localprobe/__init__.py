@@ -1,5 +1,24 @@
-"""localprobe: overwrite hidden states of quantized GGUF models and watch the answer change."""
+"""localprobe: overwrite hidden states of quantized GGUF models and watch the answer change.
 
+The library is in `localprobe.api`; its names can be imported from here.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from localprobe.api import Model, load_run, probe, swap, sweep
+    from localprobe.errors import LocalprobeError
 
 __version__ = version("localprobe")
+__all__ = ["LocalprobeError", "Model", "load_run", "probe", "swap", "sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    # llama.cpp is loaded when it is needed, so that localprobe --help is there at once.
+    if name == "LocalprobeError":
+        return import_module("localprobe.errors").LocalprobeError
+    if name in __all__:
+        return getattr(import_module("localprobe.api"), name)
+    raise AttributeError(f"module 'localprobe' has no attribute {name!r}")

@@ -23,7 +23,9 @@ class Token:
 def top_tokens(model: Model, logits: FloatArray, n: int = 5) -> tuple[Token, ...]:
     """The n likeliest next tokens, likeliest first; ties by token id."""
     probabilities = softmax(logits)
-    best = np.argsort(-logits, kind="stable")[:n]
+    least = np.partition(logits, -n)[-n]
+    candidates = np.flatnonzero(logits >= least)
+    best = candidates[np.argsort(-logits[candidates], kind="stable")][:n]
     return tuple(
         Token(int(i), model.detokenize([int(i)]), float(logits[i]), float(probabilities[i]))
         for i in best

@@ -20,7 +20,8 @@ from localprobe.interventions import Freeze, Inject, Intervention, Random, Shuff
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.graph import Graph, Part
 from localprobe.llama.model import Model
-from localprobe.swap import plan_swap
+from localprobe.prompts import Encoder
+from localprobe.swapping import plan_swap
 from localprobe.tasks.capitals import Capitals
 
 RUNS = 3
@@ -176,7 +177,7 @@ def _swaps(
     swaps: list[Intervention] = []
     for i, text in enumerate(texts):
         partner = (i + 1) % len(texts)
-        plan = plan_swap(model, text, subjects[i], subjects[partner])
+        plan = plan_swap(Encoder(model), text, subjects[i], subjects[partner])
         swaps.append(Inject(runs[partner].states, plan.at, plan.donor_at))
     return swaps
 

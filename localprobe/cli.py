@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -99,6 +100,30 @@ SweepPatches = Annotated[
         help="random, shuffle, freeze, skip or swap, with commas; all but swap if not given.",
     ),
 ]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="Put prompts through the model's own chat template."),
+]
+Batch = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Prompts in one decode, at most; 0: what is fast, or 1 where rows are written down.",
+        min=0,
+        max=256,
+    ),
+]
+Out = Annotated[
+    Optional[Path],
+    typer.Option(metavar="DIR", help="Write every row to this folder, or go on in it."),
+]
+ShardOption = Annotated[
+    str,
+    typer.Option("--shard", metavar="I/N", help="Do only every N-th example, from the I-th on."),
+]
+Runs = Annotated[
+    list[Path], typer.Argument(metavar="DIR...", help="Folders that runs were written to.")
+]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help=_PROMPT_HELP)]
 
 
@@ -130,11 +155,11 @@ def demo(
     short: Annotated[bool, typer.Option("--short", help="Fewer layers and examples.")] = False,
 ) -> None:
     """Two experiments on a small model, explained: a swap, then a sweep."""
+    from localprobe import commands
     from localprobe import demo as show
-    from localprobe.models import open_model
 
-    with open_model(model, threads=threads, gpu_layers=gpu_layers) as loaded:
-        show.run(loaded, short=short)
+    with commands.ModelChoice(model, threads, gpu_layers, 0).open() as opened:
+        show.run(opened, short=short)
 
 
 @app.command(
@@ -164,6 +189,7 @@ def probe(
     ctx: Ctx = 0,
     engine: Engine = "resume",
     seed: Seed = 0,
+    chat: Chat = False,
     json: Json = False,
 ) -> None:
     """One prompt: the answer at each layer under each intervention."""
@@ -179,6 +205,7 @@ def probe(
         donor_at=donor_at,
         model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
         seed=seed,
+        chat=chat,
         json=json,
     )
 
@@ -197,6 +224,7 @@ def swap(
     gpu_layers: GpuLayers = 0,
     ctx: Ctx = 0,
     engine: Engine = "resume",
+    chat: Chat = False,
     json: Json = False,
 ) -> None:
     """Swap OLD for NEW at one layer: what does the answer follow?"""
@@ -209,6 +237,7 @@ def swap(
         layers=layers,
         max_tokens=max_tokens,
         model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
+        chat=chat,
         json=json,
     )
 
@@ -218,26 +247,45 @@ def swap(
 )
 def sweep(
     patch: SweepPatches = [],  # noqa: B006
-    task: Annotated[str, typer.Option(help="What to ask: capitals.")] = "capitals",
+    task: Annotated[
+        str, typer.Option(help="What to ask: capitals, math, squad, cnn_dailymail or jsonl.")
+    ] = "capitals",
     layers: Layers = "all",
     n: Annotated[
         Optional[int],
         typer.Option("-n", metavar="N", help="Use the first N examples; all if not given.", min=1),
     ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="The task's data: SQuAD's JSON; JSONL, CSV, parquet."),
+    ] = None,
+    digits: Annotated[
+        Optional[int], typer.Option(metavar="N", help="For math: digits of the numbers.", min=1)
+    ] = None,
     template: Annotated[
         Optional[str],
-        typer.Option(help=r"Another prompt, with {country} where the country goes; \n: newline."),
+        typer.Option(help=r"Another prompt, with {country}, say, where it goes; \n: newline."),
     ] = None,
     all_examples: Annotated[
         bool,
         typer.Option("--all-examples", help="Also use examples that the clean model gets wrong."),
     ] = False,
-    batch: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Prompts in one decode, at most; 0: what is fast.", min=0, max=256
-        ),
-    ] = 0,
+    metric: Annotated[
+        Optional[str],
+        typer.Option(help="The score that counts, where a task has several: f1, rougeL."),
+    ] = None,
+    max_tokens: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", help="Longest answer in tokens; the task's if not given.", min=1),
+    ] = None,
+    max_prompt_tokens: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", help="For cnn_dailymail: cut articles to this.", min=1),
+    ] = None,
+    chat: Chat = False,
+    out: Out = None,
+    shard: ShardOption = "1/1",
+    batch: Batch = 0,
     model: ModelOption = DEFAULT_MODEL,
     threads: Threads = 0,
     gpu_layers: GpuLayers = 0,
@@ -248,18 +296,169 @@ def sweep(
 ) -> None:
     """Many examples: the score at each layer under each intervention."""
     from localprobe import commands
+    from localprobe.experiment import Experiment
+    from localprobe.prompts import unescape
+    from localprobe.shard import parse_shard
 
-    commands.sweep(
-        task=task,
-        template=template,
-        patches=_names(patch),
-        layers=layers,
+    experiment = Experiment(
+        task,
+        tuple(_names(patch)),
+        layers,
         n=n,
-        all_examples=all_examples,
-        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine, batch),
         seed=seed,
+        metric=metric,
+        all_examples=all_examples,
+        max_tokens=max_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        template=None if template is None else unescape(template),
+        data=data,
+        digits=digits,
+        chat=chat,
+        shard=parse_shard(shard),
+    )
+    choice = commands.ModelChoice(model, threads, gpu_layers, ctx, engine)
+    commands.sweep(experiment, choice, batch=batch, out=out, json=json)
+
+
+@app.command(epilog=_example("localprobe run quick"))
+def run(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A name of `localprobe recipes`, or a .toml.")
+    ],
+    model: Annotated[
+        Optional[str],
+        typer.Option("--model", "-m", metavar="MODEL", help="Instead of the recipe's model."),
+    ] = None,
+    task: Annotated[
+        list[str], typer.Option(help="Of the recipe's tasks, only this one; may be repeated.")
+    ] = [],  # noqa: B006
+    patch: Annotated[
+        list[str],
+        typer.Option("--patch", "-p", metavar="NAME", help="Instead of its interventions."),
+    ] = [],  # noqa: B006
+    layers: Annotated[
+        Optional[str], typer.Option(metavar="LAYERS", help="Instead of the recipe's layers.")
+    ] = None,
+    n: Annotated[
+        Optional[int],
+        typer.Option("-n", metavar="N", help="Examples of each task, instead of its own.", min=1),
+    ] = None,
+    seed: Annotated[
+        Optional[int], typer.Option(metavar="N", help="Instead of the recipe's seed.", min=0)
+    ] = None,
+    max_tokens: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", help="Longest answer in tokens, instead of its own.", min=1),
+    ] = None,
+    chat: Chat = False,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(metavar="DIR", help="The folder to write to or go on in; else a fresh one."),
+    ] = None,
+    shard: ShardOption = "1/1",
+    batch: Batch = 0,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    ctx: Ctx = 0,
+    engine: Engine = "resume",
+    json: Json = False,
+) -> None:
+    """A whole experiment from a recipe, written to a folder as it goes."""
+    from localprobe import commands
+    from localprobe.shard import parse_shard
+
+    changes = {
+        "patches": tuple(_names(patch)) if patch else None,
+        "layers": layers,
+        "n": n,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "chat": chat or None,
+        "shard": parse_shard(shard),
+    }
+    commands.run_recipe(
+        recipe,
+        model,
+        commands.ModelChoice("", threads, gpu_layers, ctx, engine),
+        tasks=task,
+        changes={key: value for key, value in changes.items() if value is not None},
+        out=out,
+        batch=batch,
         json=json,
     )
+
+
+@app.command(epilog=_example("localprobe recipes"))
+def recipes(json: Json = False) -> None:
+    """The recipes that come with localprobe."""
+    from localprobe import listing
+
+    listing.list_recipes(json=json)
+
+
+@app.command(epilog=_example("localprobe show runs/quick"))
+def show(
+    runs: Runs,
+    metric: Annotated[
+        Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The table of a run, again."""
+    from localprobe import reading
+
+    reading.show(runs, metric, json=json)
+
+
+@app.command(epilog=_example("localprobe export runs/quick --format md"))
+def export(
+    runs: Runs,
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="csv, jsonl or md.")
+    ] = "csv",
+    rows: Annotated[
+        bool, typer.Option("--rows", help="What was answered to every example, not mean scores.")
+    ] = False,
+) -> None:
+    """A run's scores for other programs, on standard output."""
+    from localprobe import reading
+
+    reading.export(runs, form.lower(), rows=rows)
+
+
+@app.command(epilog=_example("localprobe compare runs/q4 runs/bf16"))
+def compare(runs: Runs, json: Json = False) -> None:
+    """Runs side by side: scores by layer, and how far the transition moves."""
+    from localprobe import reading
+
+    reading.compare(runs, json=json)
+
+
+@app.command(epilog=_example("localprobe plot runs/quick -o quick.png"))
+def plot(
+    runs: Runs,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="A .png, .svg or .pdf file.")
+    ],
+    metric: Annotated[
+        Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
+    ] = None,
+) -> None:
+    """Score against layer, as a figure. Needs: pip install 'localprobe[plot]'."""
+    from localprobe import reading
+
+    reading.plot(runs, output, metric)
+
+
+@app.command(epilog=_example("localprobe merge shard-1 shard-2 -o whole"))
+def merge(
+    runs: Runs,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
+) -> None:
+    """Join the shards of a run."""
+    from localprobe import reading
+
+    reading.merge(runs, out)
 
 
 @app.command(epilog=_example("localprobe bench -n 8"))

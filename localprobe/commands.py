@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
+from localprobe import api, registry
 from localprobe import bench as benchmark
-from localprobe import interventions, registry
 from localprobe import models as model_files
-from localprobe import probe as probing
-from localprobe import swap as swapping
-from localprobe.engine.full import FullEngine
-from localprobe.engine.resume import BATCH_SIZE
-from localprobe.errors import LocalprobeError
+from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.experiment import Experiment
 from localprobe.fetch import fetch
-from localprobe.layers import parse_layers
 from localprobe.llama.model import Model
-from localprobe.models import RESUME, LoadedModel, choose_engine, open_model
+from localprobe.models import RESUME, LoadedModel
 from localprobe.prepare import prepare
-from localprobe.prompts import read_prompt, tokenize_prompt, unescape
+from localprobe.prompts import read_prompt, unescape
+from localprobe.recipe import recipe
 from localprobe.report import documents
 from localprobe.report.sweep_view import SweepView, run_with_bar
 from localprobe.report.tables import bench_table, facts, probe_table, swap_table
@@ -35,8 +34,8 @@ from localprobe.report.terminal import (
     visible,
     with_bar,
 )
-from localprobe.sweep import Sweep
-from localprobe.tasks import task_by_name
+from localprobe.results import Run
+from localprobe.sweeping import NothingToProbeError
 from localprobe.words import is_word
 
 
@@ -49,16 +48,16 @@ class ModelChoice:
     gpu_layers: int
     ctx: int
     engine_name: str = RESUME
-    batch_size: int = 0
 
-    def engine(self, loaded: LoadedModel) -> FullEngine:
-        engine, reason = choose_engine(loaded, self.engine_name, self.batch_size or BATCH_SIZE)
-        if reason:
-            say(f"localprobe: computing whole passes, which is slower: {reason}")
-        return engine
-
-    def open(self) -> AbstractContextManager[LoadedModel]:
-        return open_model(self.name, threads=self.threads, gpu_layers=self.gpu_layers, ctx=self.ctx)
+    def open(self) -> api.Model:
+        return api.Model(
+            self.name,
+            threads=self.threads,
+            gpu_layers=self.gpu_layers,
+            ctx=self.ctx,
+            engine=self.engine_name,
+            warn=lambda message: say(f"localprobe: {message}"),
+        )
 
 
 def probe(
@@ -72,56 +71,37 @@ def probe(
     donor_at: str | None,
     model: ModelChoice,
     seed: int,
+    chat: bool,
     json: bool,
 ) -> None:
     text = read_prompt(prompt)
-    for patch in patches:
-        if patch == "swap":
-            raise LocalprobeError("a swap has a command of its own: localprobe swap PROMPT OLD NEW")
-        if patches.count(patch) > 1:
-            raise LocalprobeError(f"the intervention {patch} was named twice")
-        if patch != interventions.Inject.name:
-            interventions.by_name(patch, seed)
-    if not patches:
-        raise LocalprobeError(f"no intervention was named; known: {', '.join(interventions.NAMES)}")
-    injects = interventions.Inject.name in patches
-    if injects and None in (donor, at, donor_at):
-        raise LocalprobeError("inject needs --donor TEXT, --at POSITION and --donor-at POSITION")
-    if not injects and (donor, at, donor_at) != (None, None, None):
-        raise LocalprobeError("--donor, --at and --donor-at are for --patch inject")
-    with model.open() as loaded:
-        engine = model.engine(loaded)
-        tokens = tokenize_prompt(loaded.model, text)
-        loaded.model.check_length(len(tokens) + max_tokens)
-        chosen = parse_layers(layers, loaded.model.n_layer)
-        wanted: list[interventions.Intervention] = []
-        for patch in patches:
-            if patch == interventions.Inject.name:
-                assert donor is not None and at is not None and donor_at is not None
-                donor_text = read_prompt(donor, "the donor")
-                given = (donor_text, tokenize_prompt(loaded.model, donor_text))
-                wanted.append(
-                    probing.injection(engine, (text, tokens), given, at, donor_at, chosen)
-                )
-            else:
-                wanted.append(interventions.by_name(patch, seed))
-        n_cells = sum(len(probing.defined_layers(each, chosen)) for each in wanted)
-        (run,) = engine.clean([tokens], chosen, max_tokens=max_tokens, stops=[None])
-        baseline = run.answer
-        found = probing.probe(engine, run, wanted, chosen, max_tokens=max_tokens)
-        order = {each.name: place for place, each in enumerate(wanted)}
-        rows = sorted(with_bar(found, n_cells), key=lambda row: (order[row.patch], row.layer))
+    donor_text = None if donor is None else read_prompt(donor, "the donor")
+    api.check_patches(patches)
+    with model.open() as opened:
+        result = api.probe(
+            opened,
+            text,
+            patches,
+            layers=layers,
+            max_tokens=max_tokens,
+            seed=seed,
+            donor=donor_text,
+            at=at,
+            donor_at=donor_at,
+            chat=chat,
+            watch=with_bar,
+        )
         if json:
-            print_document(documents.probe_document(loaded, text, tokens, baseline, rows))
+            print_document(documents.probe_document(opened.loaded, result))
             return
         console = stdout_console()
-        console.print(_model_line(loaded))
+        console.print(_model_line(opened.loaded))
         console.print(Text(f"prompt: {visible(text)}"))
-        for each in wanted:
-            if isinstance(each, interventions.Inject):
-                console.print(Text(f"injected: {probing.describe(each)}"))
-        console.print(Text.assemble("clean answer: ", answered(baseline.text), style="bold"))
-        console.print(probe_table(console, rows, baseline.text))
+        if result.injected:
+            console.print(Text(f"injected: {result.injected}"))
+        clean = result.clean.text
+        console.print(Text.assemble("clean answer: ", answered(clean), style="bold"))
+        console.print(probe_table(console, result.rows, clean))
 
 
 def swap(
@@ -132,51 +112,49 @@ def swap(
     layers: str,
     max_tokens: int,
     model: ModelChoice,
+    chat: bool,
     json: bool,
 ) -> None:
     text = read_prompt(prompt)
-    words = unescape(old), unescape(new)
-    with model.open() as loaded:
-        chosen = parse_layers(layers, loaded.model.n_layer)
-        plan = swapping.plan_swap(loaded.model, text, *words)
-        loaded.model.check_length(max(len(plan.prompt), len(plan.donor)) + max_tokens)
-        result = swapping.Swap(model.engine(loaded), plan, chosen, max_tokens)
-        rows = result.rows(with_bar)
+    with model.open() as opened:
+        result = api.swap(
+            opened,
+            text,
+            unescape(old),
+            unescape(new),
+            layers=layers,
+            max_tokens=max_tokens,
+            chat=chat,
+            watch=with_bar,
+        )
         if json:
-            print_document(documents.swap_document(loaded, text, words, result, rows))
+            print_document(documents.swap_document(opened.loaded, result))
             return
-        console = stdout_console()
-        console.print(_model_line(loaded))
-        show_swap(text, words, result, rows, loaded.model.n_layer)
+        stdout_console().print(_model_line(opened.loaded))
+        show_swap(result, opened.n_layer)
 
 
-def show_swap(
-    text: str,
-    words: tuple[str, str],
-    result: swapping.Swap,
-    rows: Sequence[swapping.SwapRow],
-    n_layer: int,
-) -> None:
+def show_swap(result: api.Swap, n_layer: int) -> None:
     """The table of a swap with what it needs to be understood."""
-    old, new = words
+    old, new, plan = result.old, result.new, result.plan
     console = stdout_console()
-    console.print(Text(f"prompt: {visible(text)}"))
+    console.print(Text(f"prompt: {visible(result.prompt)}"))
     for word, answer, name in (
         (old, result.original, "original"),
         (new, result.modified, "modified"),
     ):
         first_line = answered(answer.text.partition("\n")[0])
         console.print(Text.assemble(f"  with {visible(word)}: ", first_line, f" ({name})"))
-    if not is_word(old, text):
+    if not is_word(old, result.prompt):
         console.print(Text(f"  note: {visible(old)} is a part of a longer word of the prompt"))
     how = (
         "token for token"
-        if result.plan.token_for_token
+        if plan.token_for_token
         else "last token of the word only: the words have unequal numbers of tokens"
     )
-    console.print(Text(f"  swapped {how}, at {', '.join(map(str, result.plan.at))}"))
-    console.print(swap_table(console, rows, old, new))
-    flip = swapping.flip_layer(rows)
+    console.print(Text(f"  swapped {how}, at {', '.join(map(str, plan.at))}"))
+    console.print(swap_table(console, result.rows, old, new))
+    flip = result.flip_layer
     console.print(
         Text(
             f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on the prompt's own "
@@ -189,37 +167,90 @@ def show_swap(
 
 
 def sweep(
-    *,
-    task: str,
-    template: str | None,
-    patches: Sequence[str],
-    layers: str,
-    n: int | None,
-    all_examples: bool,
+    experiment: Experiment,
     model: ModelChoice,
-    seed: int,
+    *,
+    batch: int,
+    out: Path | None,
     json: bool,
 ) -> None:
-    chosen_task = task_by_name(task, None if template is None else unescape(template))
-    with model.open() as loaded:
-        run = Sweep(
-            model.engine(loaded),
-            chosen_task,
-            patches,
-            parse_layers(layers, loaded.model.n_layer),
-            n=n,
-            seed=seed,
-            all_examples=all_examples,
-        )
+    experiment.build_task()
+    with model.open() as opened:
+        found = run_and_show(opened, experiment, out, batch=batch, recipe_name=None, json=json)
         if json:
-            run_with_bar(run)
-            print_document(documents.sweep_document(loaded, run))
+            print_document(documents.sweep_document(found.manifest, found.tally))
+
+
+def run_recipe(
+    name: str,
+    model_name: str | None,
+    choice: ModelChoice,
+    *,
+    tasks: Sequence[str],
+    changes: dict[str, Any],
+    out: Path | None,
+    batch: int,
+    json: bool,
+) -> None:
+    """Every experiment of a recipe, each in a folder of its own if there are several."""
+    chosen = recipe(name)
+    experiments = [replace(each, **changes) for each in chosen.experiments]
+    known = [each.task for each in experiments]
+    for task in tasks:
+        if task not in known:
+            raise LocalprobeError(f"{name} has no task {task!r}; {did_you_mean(task, known)}")
+    experiments = [each for each in experiments if not tasks or each.task in tasks]
+    for experiment in experiments:
+        experiment.build_task()
+    target = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    problems = 0
+    found: list[Run] = []
+    with replace(choice, name=model_name or chosen.model).open() as opened:
+        say(f"writing to {target}")
+        for experiment in experiments:
+            folder = target if len(chosen.experiments) == 1 else target / experiment.task
+            try:
+                done = run_and_show(
+                    opened, experiment, folder, batch=batch, recipe_name=chosen.name, json=json
+                )
+                found.append(done)
+            except NothingToProbeError as error:
+                say(f"localprobe: {experiment.task}: {error}")
+                problems += 1
+            except KeyboardInterrupt:
+                say(f"what is done is in {target}; to go on, run it again with --out {target}")
+                raise
+    if json:
+        documents_found = [documents.sweep_document(run.manifest, run.tally) for run in found]
+        print_document({"out": str(target), "runs": documents_found})
+    if problems:
+        raise NothingToProbeError(f"{problems} of {len(experiments)} tasks could not be probed")
+
+
+def run_and_show(
+    model: api.Model,
+    experiment: Experiment,
+    out: Path | None,
+    *,
+    batch: int,
+    recipe_name: str | None,
+    json: bool,
+) -> Run:
+    """Run a sweep to its end, with its table on stdout unless that is for JSON."""
+    with api.RunningSweep(
+        model, experiment, out, batch=batch or None, recipe=recipe_name
+    ) as running:
+        if json:
+            run_with_bar(running.sweep, running.rows())
         else:
-            SweepView(run, loaded.model.n_layer, f"{task} · {_describe(loaded)}").run()
+            view = SweepView(running.sweep, model.n_layer, running.manifest.title)
+            view.run(running.rows())
+        return running.found()
 
 
 def run_bench(n_prompts: int, model: ModelChoice, *, json: bool) -> None:
-    with model.open() as loaded:
+    with model.open() as opened:
+        loaded = opened.loaded
         result = benchmark.bench(loaded.model, n_prompts, say)
         size = loaded.model.path.stat().st_size
         if json:
@@ -281,7 +312,7 @@ def model_info(name: str, *, json: bool) -> None:
     with Model(path) as model:
         reason = model_files.why_not(model, digest)
         loaded = LoadedModel(known, digest, model)
-        record = documents.model_record(loaded)
+        record = model_files.model_record(loaded)
         info = model.info
     if json:
         record |= {

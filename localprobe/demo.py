@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 
 from rich.text import Text
 
-from localprobe.commands import show_swap
+from localprobe.api import Model, swap
+from localprobe.commands import run_and_show, show_swap
 from localprobe.layers import parse_layers
-from localprobe.models import LoadedModel, choose_engine
-from localprobe.recipe import shipped_recipe
-from localprobe.report.sweep_view import SweepView
+from localprobe.recipe import recipe
 from localprobe.report.terminal import stdout_console, with_bar
-from localprobe.swap import Swap, plan_swap
-from localprobe.sweep import Sweep
-from localprobe.tasks import task_by_name
 from localprobe.tasks.capitals import TEMPLATE
 
 _SWAP_WORDS = ("France", "Italy")
@@ -35,30 +32,23 @@ model: where the score is high again, the model no longer needs what it holds fo
 """
 
 
-def run(loaded: LoadedModel, *, short: bool = False) -> None:
-    """Both experiments on a loaded model. short: a quarter of the layers, half the examples."""
-    model = loaded.model
-    engine, _ = choose_engine(loaded)
-    thinning = 4 if short else 1
-
+def run(model: Model, *, short: bool = False) -> None:
+    """Both experiments on a model. short: a quarter of the layers, half the examples."""
     _explain(_BEFORE_SWAP)
     text = TEMPLATE.replace("{country}", _SWAP_WORDS[0])
-    layers = parse_layers("::2", model.n_layer)[::thinning]
-    swap = Swap(engine, plan_swap(model, text, *_SWAP_WORDS), layers, max_tokens=4)
-    show_swap(text, _SWAP_WORDS, swap, swap.rows(with_bar), model.n_layer)
+    layers = "::8" if short else "::2"
+    swapped = swap(model, text, *_SWAP_WORDS, layers=layers, max_tokens=4, watch=with_bar)
+    show_swap(swapped, model.n_layer)
 
     print()
     _explain(_BEFORE_SWEEP)
-    recipe = shipped_recipe("demo")
-    sweep = Sweep(
-        engine,
-        task_by_name(recipe.task),
-        recipe.interventions,
-        parse_layers(recipe.layers, model.n_layer)[::thinning],
-        n=recipe.n // 2 if short else recipe.n,
-        seed=recipe.seed,
-    )
-    SweepView(sweep, model.n_layer, f"{recipe.task} · {loaded.name}").run()
+    shown = recipe("demo")
+    (experiment,) = shown.experiments
+    if short:
+        chosen = parse_layers(experiment.layers, model.n_layer)[::4]
+        fewer = (experiment.n or 2) // 2
+        experiment = replace(experiment, layers=",".join(map(str, chosen)), n=fewer)
+    run_and_show(model, experiment, None, batch=0, recipe_name=shown.name, json=False)
     print()
     _explain("Now yours: localprobe swap --help, localprobe sweep --help, localprobe models")
 

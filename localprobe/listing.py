@@ -1,4 +1,4 @@
-"""The list of models: light, so that it is there at once."""
+"""The lists of models and recipes: light, so that they are there at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from localprobe.report.terminal import (
     stdout_console,
     visible,
 )
+from localprobe.resources import resource
+from localprobe.tomlfile import TomlFile
 
 
 def list_models(*, json: bool) -> None:
@@ -46,3 +48,16 @@ def list_models(*, json: bool) -> None:
         table.add_row(visible(name), "", size, "yes", "requantised")
     shrink_only_last(console, table)
     console.print(table)
+
+
+def list_recipes(*, json: bool) -> None:
+    files = sorted(resource("patches").glob("*.toml"))
+    known = [(path.stem, str(TomlFile(path).data.get("description", ""))) for path in files]
+    if json:
+        print_document([{"name": name, "description": about} for name, about in known])
+        return
+    table = new_table("recipe")
+    table.add_column("what it does", overflow="fold")
+    for name, about in known:
+        table.add_row(name, visible(about))
+    stdout_console().print(table)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from localprobe import registry
 from localprobe.cache import remembered, sha256_of, user_path
@@ -30,6 +31,20 @@ class LoadedModel:
     name: str
     sha256: str
     model: Model
+
+
+def model_record(loaded: LoadedModel) -> dict[str, Any]:
+    """What a model is, as JSON."""
+    info = loaded.model.info
+    return {
+        "name": loaded.name,
+        "path": str(loaded.model.path),
+        "sha256": loaded.sha256,
+        "architecture": info.architecture,
+        "n_layer": info.n_layer,
+        "n_embd": info.n_embd,
+        "file_type": info.file_type,
+    }
 
 
 def find(name: str) -> tuple[str, Path, str]:

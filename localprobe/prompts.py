@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from localprobe.cache import user_path
+from localprobe.chat import ChatTemplate
 from localprobe.errors import LocalprobeError
 from localprobe.llama.model import Model
 
@@ -46,14 +49,42 @@ def unescape(argument: str) -> str:
     return re.sub(r"\\(\\n|n)", lambda found: "\n" if found[1] == "n" else found[1], argument)
 
 
-def tokenize_prompt(model: Model, text: str) -> list[int]:
-    """The tokens of a prompt that can be probed: one of them at least must be a past token."""
-    tokens = model.tokenize(text)
-    if len(tokens) < 2:
-        raise LocalprobeError(
-            f"the prompt {text!r} is a single token: there is no earlier token to write to"
-        )
-    return tokens
+@dataclass(frozen=True)
+class Encoder:
+    """From a prompt to the tokens that the model is given.
+
+    chat: the chat template that prompts are put into, if any.
+    """
+
+    model: Model
+    chat: ChatTemplate | None = None
+
+    def tokens(self, prompt: str) -> list[int]:
+        """Raises LocalprobeError where there would be no past token, and for control tokens."""
+        if self.chat is None:
+            tokens = self.model.tokenize(prompt)
+        else:
+            if any(map(self.model.is_control, self.model.tokenize(prompt, control=True)[1:])):
+                raise LocalprobeError("the prompt holds a control token of the model's own")
+            text = self.chat.render(prompt)
+            tokens = self.model.tokenize(text, control=True, begin=not self.chat.begins(text))
+        if len(tokens) < 2:
+            raise LocalprobeError(
+                f"the prompt {prompt!r} is a single token: there is no earlier token to write to"
+            )
+        return tokens
+
+    def located(self, prompt: str) -> tuple[str, int]:
+        """The whole text that the model is given, and where the prompt begins in it."""
+        if self.chat is None:
+            return prompt, 0
+        text = self.chat.render(prompt)
+        # Templates may strip what they are given.
+        return text, text.rindex(prompt.strip()) - (len(prompt) - len(prompt.lstrip()))
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes that the tokens stand for in the whole text."""
+        return [self.model.piece(token, control=self.chat is not None) for token in tokens]
 
 
 def _decode(data: bytes, source: str) -> str:

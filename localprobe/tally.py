@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from localprobe.rows import CLEAN, Row
+
+SWAP = "swap"
+ORIGINAL, MODIFIED = "original", "modified"
+"""The metrics of a swap: whether the answer is the prompt's own, or that of the donor."""
 
 KEPT = 0.9
 """An answer counts as surviving from the layer on where the score stays ≥ this x the baseline."""
@@ -14,13 +20,25 @@ _Z95 = 1.959963984540054
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson, 1927). (0, 1) where nothing was counted."""
+    """95 % interval of a proportion (Wilson, 1927). (0, 1) where nothing was counted.
+
+    For means of scores in 0 … 1 that are not all 0 or 1 it is wider than it need be.
+    """
     if n == 0:
         return 0.0, 1.0
     share, z2 = successes / n, _Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: an intervention, what is scored, and the layers it is defined for."""
+
+    patch: str
+    metric: str
+    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,42 +53,82 @@ class Score:
 
 
 class Tally:
-    """Sums of scores. A column is an intervention and a metric: ("freeze", "exact_match")."""
+    """Mean scores of rows.
 
-    def __init__(self) -> None:
+    columns: what there is to score, patch by patch. metric: the one that matters: an example is
+    right where it is above 0. chance: what guessing gives, metric by metric.
+    """
+
+    def __init__(
+        self, columns: Sequence[Column], metric: str, chance: Mapping[str, float] | None = None
+    ) -> None:
+        self.all_columns, self.metric, self.chance = tuple(columns), metric, dict(chance or {})
+        self.layers = tuple(sorted({layer for column in columns for layer in column.layers}))
+        self.patches = tuple(dict.fromkeys(column.patch for column in columns))
+        self.n_cut = 0
         self._cells: dict[tuple[str, str, int], list[float]] = defaultdict(lambda: [0.0, 0])
-        self._clean_all, self._clean_used = [0.0, 0], [0.0, 0]
+        self._clean_all: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+        self._clean_used: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
 
-    def add_clean(self, score: float, *, used: bool) -> None:
-        """The clean model's score on an example that was tried, and maybe used."""
-        for clean in [self._clean_all, *([self._clean_used] if used else [])]:
-            clean[0] += score
-            clean[1] += 1
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of the metric that matters, and those of swaps."""
+        return tuple(c for c in self.all_columns if c.patch == SWAP or c.metric == self.metric)
 
-    def add(self, patch: str, metric: str, layer: int, score: float) -> None:
-        cell = self._cells[patch, metric, layer]
-        cell[0] += score
-        cell[1] += 1
+    @property
+    def clean_metrics(self) -> tuple[str, ...]:
+        """The task's metrics, the one that matters first."""
+        others = [column.metric for column in self.all_columns if column.patch != SWAP]
+        return tuple(dict.fromkeys([self.metric, *others]))
+
+    def add(self, row: Row) -> None:
+        """Count a row in."""
+        if row.patch == CLEAN:
+            self.n_cut += row.cut
+            for metric, score in row.scores.items():
+                _count(self._clean_all[metric], score)
+                if row.used:
+                    _count(self._clean_used[metric], score)
+            return
+        assert row.layer is not None
+        for metric, score in row.scores.items():
+            _count(self._cells[row.patch, metric, row.layer], score)
 
     @property
     def clean(self) -> Score:
         """The clean model on every example that was tried."""
-        return self._score(self._clean_all, None)
+        return self.clean_score(self.metric)
 
     @property
     def baseline(self) -> Score:
         """The clean model on the examples that were used: what scores are relative to."""
-        return self._score(self._clean_used, None)
+        return self.baseline_score(self.metric)
+
+    def clean_score(self, metric: str) -> Score:
+        return _score(self._clean_all[metric], None)
+
+    def baseline_score(self, metric: str) -> Score:
+        return _score(self._clean_used[metric], None)
 
     def score(self, patch: str, metric: str, layer: int) -> Score | None:
         cell = self._cells.get((patch, metric, layer))
-        return None if cell is None else self._score(cell, self.baseline.score)
+        if cell is None:
+            return None
+        compared = self.metric if patch == SWAP else metric
+        return _score(cell, self.baseline_score(compared).score)
 
-    def survives_from(self, patch: str, metric: str, layers: Sequence[int]) -> int | None:
-        """The first of the layers from which on the score stays ≥ 90 % of the baseline.
+    def transition(self, patch: str) -> int | None:
+        """The layer from which on the intervention no longer matters.
 
-        None where it does not, or where there is no score to keep.
+        That is where the score stays ≥ 90 % of the baseline; for a swap, where the original
+        answer stays more frequent than the modified one.
         """
+        column = next(column for column in self.columns if column.patch == patch)
+        if patch == SWAP:
+            return self._overtakes_from(column.layers)
+        return self._survives_from(patch, column.metric, column.layers)
+
+    def _survives_from(self, patch: str, metric: str, layers: Sequence[int]) -> int | None:
         wanted = KEPT * self.baseline.score
         if wanted == 0:
             return None
@@ -83,21 +141,23 @@ class Tally:
             found = layer
         return found
 
-    def overtakes_from(
-        self, patch: str, metric: str, other: str, layers: Sequence[int]
-    ) -> int | None:
-        """The first of the layers from which on one metric stays above another."""
+    def _overtakes_from(self, layers: Sequence[int]) -> int | None:
         found = None
         for layer in sorted(layers, reverse=True):
-            one, two = self.score(patch, metric, layer), self.score(patch, other, layer)
+            one, two = self.score(SWAP, ORIGINAL, layer), self.score(SWAP, MODIFIED, layer)
             if one is None or two is None or one.score <= two.score:
                 break
             found = layer
         return found
 
-    @staticmethod
-    def _score(cell: list[float], baseline: float | None) -> Score:
-        total, n = cell[0], int(cell[1])
-        mean = total / n if n else 0.0
-        low, high = wilson(total, n)
-        return Score(mean, n, low, high, mean / baseline if baseline else None)
+
+def _count(cell: list[float], score: float) -> None:
+    cell[0] += score
+    cell[1] += 1
+
+
+def _score(cell: list[float], baseline: float | None) -> Score:
+    total, n = cell[0], int(cell[1])
+    mean = total / n if n else 0.0
+    low, high = wilson(total, n)
+    return Score(mean, n, low, high, mean / baseline if baseline else None)

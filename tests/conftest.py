@@ -13,7 +13,7 @@ from localprobe import models
 from localprobe.engine.full import FullEngine
 from localprobe.llama.model import Model
 
-ARCHITECTURES = ("llama", "qwen2", "gemma3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3", "gpt2")
 
 
 @pytest.fixture(scope="session")

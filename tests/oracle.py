@@ -70,8 +70,10 @@ def _run(
 ) -> tuple[Array, list[Array]]:
     weights = {name: weight.astype(np.float64) for name, weight in tiny.weights.items()}
     h = weights["token_embd.weight"][list(tokens)]
-    if tiny.arch == "gemma3":
+    if tiny.arch in ("gemma2", "gemma3"):
         h = h * np.sqrt(tiny.n_embd)
+    if tiny.arch == "gpt2":
+        h = h + weights["position_embd.weight"][: len(tokens)]
     seen = []
     for k in range(tiny.n_layer):
         h = change(k, h)
@@ -81,55 +83,68 @@ def _run(
             for name, weight in weights.items()
             if name.startswith(f"blk.{k}.")
         }
-        attention = _attention(tiny, w, k, _rms(h, w["attn_norm.weight"], tiny.eps))
-        if tiny.arch == "gemma3":
-            attention = _rms(attention, w["post_attention_norm.weight"], tiny.eps)
+        attention = _attention(tiny, w, k, _norm(tiny, w, "attn_norm", h))
+        if tiny.arch in ("gemma2", "gemma3"):
+            attention = _norm(tiny, w, "post_attention_norm", attention)
         if off_from is not None and k >= off_from:
             attention = np.zeros_like(attention)
         h = h + attention
-        mlp = _mlp(tiny, w, _rms(h, w["ffn_norm.weight"], tiny.eps))
-        if tiny.arch == "gemma3":
-            mlp = _rms(mlp, w["post_ffw_norm.weight"], tiny.eps)
+        mlp = _mlp(tiny, w, _norm(tiny, w, "ffn_norm", h))
+        if tiny.arch in ("gemma2", "gemma3"):
+            mlp = _norm(tiny, w, "post_ffw_norm", mlp)
         h = h + mlp
     out = weights.get("output.weight", weights["token_embd.weight"])
-    return out @ _rms(h[-1:], weights["output_norm.weight"], tiny.eps)[0], seen
+    return _cap(out @ _norm(tiny, weights, "output_norm", h[-1]), tiny.logit_cap), seen
 
 
-def _rms(x: Array, weight: Array, eps: float) -> Array:
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+def _norm(tiny: Tiny, w: dict[str, Array], name: str, x: Array) -> Array:
+    """RMS norm; gpt2's layer norm is that of what is left without the mean, and has a bias."""
+    if tiny.arch == "gpt2":
+        x = x - x.mean(-1, keepdims=True)
+    scaled = x / np.sqrt((x * x).mean(-1, keepdims=True) + tiny.eps) * w[name + ".weight"]
+    return scaled + w.get(name + ".bias", 0)
+
+
+def _cap(x: Array, cap: float) -> Array:
+    return cap * np.tanh(x / cap) if cap else x
+
+
+def _softmax(x: Array) -> Array:
+    weights = np.exp(x - x.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def _attention(tiny: Tiny, w: dict[str, Array], k: int, x: Array) -> Array:
     n = len(x)
 
-    def heads(name: str, count: int) -> Array:
-        projected = x @ w[f"attn_{name}.weight"].T + w.get(f"attn_{name}.bias", 0)
-        return projected.reshape(n, count, tiny.head_dim)
+    def project(name: str) -> Array:
+        return x @ w[f"attn_{name}.weight"].T + w.get(f"attn_{name}.bias", 0)
 
-    q, key, value = (
-        heads("q", tiny.n_head),
-        heads("k", tiny.n_head_kv),
-        heads("v", tiny.n_head_kv),
-    )
-    is_global = not tiny.sliding_window or k % 6 == 5
-    base = tiny.rope_base if is_global else 10000.0
-    if tiny.arch == "gemma3":
-        q = _rms(q, w["attn_q_norm.weight"], tiny.eps)
-        key = _rms(key, w["attn_k_norm.weight"], tiny.eps)
-    q, key = _rope(tiny, q, base), _rope(tiny, key, base)
+    if tiny.arch in ("phi3", "gpt2"):
+        queries, keys = tiny.n_head * tiny.head_dim, tiny.n_head_kv * tiny.head_dim
+        projected = np.split(project("qkv"), [queries, queries + keys], axis=1)
+    else:
+        projected = [project("q"), project("k"), project("v")]
+    q, key, value = (each.reshape(n, -1, tiny.head_dim) for each in projected)
+    is_global = not tiny.sliding_window or k % tiny.window_pattern == tiny.window_pattern - 1
+    if tiny.arch in ("qwen3", "qwen3moe", "gemma3"):
+        q = _norm(tiny, w, "attn_q_norm", q)
+        key = _norm(tiny, w, "attn_k_norm", key)
+    if tiny.arch != "gpt2":
+        base = tiny.rope_base if is_global else 10000.0
+        q, key = _rope(tiny, q, base), _rope(tiny, key, base)
     # Grouped queries: head i reads the keys of group i // (n_head / n_head_kv).
     group = tiny.n_head // tiny.n_head_kv
     key, value = key.repeat(group, axis=1), value.repeat(group, axis=1)
     scores = np.einsum("ihd,jhd->hij", q, key) / np.sqrt(tiny.head_dim)
+    scores = _cap(scores, tiny.attention_cap)
     i, j = np.arange(n)[:, None], np.arange(n)[None, :]
     hidden = j > i
     if not is_global:
         hidden |= i - j >= tiny.sliding_window
-    scores = np.where(hidden, -np.inf, scores)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
+    weights = _softmax(np.where(hidden, -np.inf, scores))
     mixed = np.einsum("hij,jhd->ihd", weights, value).reshape(n, -1)
-    return mixed @ w["attn_output.weight"].T
+    return mixed @ w["attn_output.weight"].T + w.get("attn_output.bias", 0)
 
 
 def _rope(tiny: Tiny, x: Array, base: float) -> Array:
@@ -151,13 +166,38 @@ def _rope(tiny: Tiny, x: Array, base: float) -> Array:
 
 
 def _mlp(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
-    gate, up = x @ w["ffn_gate.weight"].T, x @ w["ffn_up.weight"].T
-    if tiny.arch == "gemma3":
-        # ggml looks GELU up in a table over float16 numbers: its one step that is not float32.
-        x16 = gate.astype(np.float16).astype(np.float32)
-        gelu = 0.5 * x16 * (1 + np.tanh(np.sqrt(2 / np.pi) * x16 * (1 + 0.044715 * x16 * x16)))
-        active = gelu.astype(np.float16).astype(np.float64)
-        active = np.where(gate <= -10, 0, np.where(gate >= 10, gate, active))
+    if tiny.n_expert:
+        return _experts(tiny, w, x)
+    up = x @ w["ffn_up.weight"].T + w.get("ffn_up.bias", 0)
+    if tiny.arch == "gpt2":
+        active = _gelu(up)
+    elif tiny.arch == "phi3":
+        gate, up = np.split(up, 2, axis=1)
+        active = _silu(gate) * up
     else:
-        active = gate / (1 + np.exp(-gate))
-    return (active * up) @ w["ffn_down.weight"].T
+        gate = x @ w["ffn_gate.weight"].T
+        active = (_gelu(gate) if tiny.arch in ("gemma2", "gemma3") else _silu(gate)) * up
+    return active @ w["ffn_down.weight"].T + w.get("ffn_down.bias", 0)
+
+
+def _experts(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
+    """Every expert on every token, weighted; the weights are 0 but for a token's likeliest."""
+    share = _softmax(x @ w["ffn_gate_inp.weight"].T)
+    least = np.sort(share)[:, -tiny.n_expert_used, None]
+    share = np.where(share < least, 0, share)
+    share /= share.sum(-1, keepdims=True)
+    gate = np.einsum("nd,efd->nef", x, w["ffn_gate_exps.weight"])
+    up = np.einsum("nd,efd->nef", x, w["ffn_up_exps.weight"])
+    return np.einsum("ne,nef,edf->nd", share, _silu(gate) * up, w["ffn_down_exps.weight"])
+
+
+def _silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
+
+
+def _gelu(x: Array) -> Array:
+    # ggml looks GELU up in a table over float16 numbers: its one step that is not float32.
+    x16 = x.astype(np.float16).astype(np.float32)
+    gelu = 0.5 * x16 * (1 + np.tanh(np.sqrt(2 / np.pi) * x16 * (1 + 0.044715 * x16 * x16)))
+    gelu = gelu.astype(np.float16).astype(np.float64)
+    return np.where(x <= -10, 0, np.where(x >= 10, x, gelu))

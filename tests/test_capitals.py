@@ -6,12 +6,14 @@ from hypothesis import strategies as st
 
 from localprobe.errors import LocalprobeError
 from localprobe.tasks import task_by_name
-from localprobe.tasks.base import Example, can_become, exact_match, fold
+from localprobe.tasks.base import Example, TaskOptions, can_become, exact_match, fold
 from localprobe.tasks.capitals import TEMPLATE, Capitals
 
 
 def by_country(template: str | None = None) -> dict[str, Example]:
-    return {example.subject: example for example in Capitals(template).examples()}
+    return {
+        example.subject: example for example in Capitals(TaskOptions(template=template)).examples()
+    }
 
 
 def test_every_country_but_the_one_that_the_prompt_gives_away() -> None:
@@ -59,7 +61,7 @@ def test_the_default_prompt_is_the_papers() -> None:
     ],
 )
 def test_what_counts_as_right(country: str, said: str, right: bool) -> None:
-    assert Capitals().score(said, by_country()[country]) == right
+    assert Capitals().score(said, by_country()[country])["exact_match"] == right
 
 
 def test_every_accepted_name_can_be_said() -> None:
@@ -67,7 +69,7 @@ def test_every_accepted_name_can_be_said() -> None:
         assert example.answers
         for answer in example.answers:
             assert fold(answer)
-            assert Capitals().score(f" {answer}\nQ:", example) == 1
+            assert Capitals().score(f" {answer}\nQ:", example)["exact_match"] == 1
 
 
 @given(st.text(max_size=20), st.text(max_size=10))
@@ -100,4 +102,4 @@ def test_unknown_task_and_bad_template() -> None:
         task_by_name("capital")
     for template in ("no place", "{country} and {country}"):
         with pytest.raises(LocalprobeError, match="once"):
-            Capitals(template)
+            Capitals(TaskOptions(template=template))

@@ -21,7 +21,7 @@ Files = Callable[[str], Path]
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_architectures_that_the_oracle_covers_pass(arch: str, tiny_file: Files) -> None:
-    with Model(tiny_file(arch)) as model:
+    with Model(tiny_file(arch), threads=1) as model:
         check(model)
 
 
@@ -34,7 +34,8 @@ def test_others_are_refused_with_the_reason(arch: str, reason: str, tiny_file: F
 
 
 @pytest.mark.parametrize(
-    ("arch", "node"), [("llama", b"embd"), ("qwen2", b"embd"), ("gemma3", b"inp_scaled")]
+    ("arch", "node"),
+    [("llama", b"embd"), ("qwen2", b"embd"), ("gemma3", b"inp_scaled"), ("gpt2", b"inpL")],
 )
 def test_layer_0_is_found_by_its_place(arch: str, node: bytes, tiny_file: Files) -> None:
     with Model(tiny_file(arch)) as model:

@@ -16,7 +16,7 @@ from localprobe.interventions import Freeze, Inject, Intervention, Random, Shuff
 
 SEED, EXAMPLE = 11, 5
 NAMES = ("random", "shuffle", "freeze", "skip", "inject")
-# Longer than gemma3's window, as long as a question, and the shortest that has a past token.
+# Longer than the gemmas' window, as long as a question, and the shortest that has a past token.
 PROMPTS = ([3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46], [200, 7, 101, 33, 9], [42, 43])
 DONOR = [77, 5, 66, 150, 23, 81, 9, 240]
 

@@ -7,9 +7,7 @@ import pytest
 
 from localprobe import registry
 from localprobe.errors import LocalprobeError
-from localprobe.recipe import shipped_recipe
 from localprobe.registry import DEFAULT_MODEL, HubSource, WheelSource
-from localprobe.resources import resource
 
 GOOD = f"""
 [mine]
@@ -79,8 +77,3 @@ def test_a_file_that_is_no_text(own_cache: Path) -> None:
     Path("models.toml").write_bytes(b"[a]\nb = '\xff'")
     with pytest.raises(LocalprobeError, match="line 2: not UTF-8"):
         registry.entries()
-
-
-def test_recipes_are_shipped() -> None:
-    for path in resource("patches").glob("*.toml"):
-        assert shipped_recipe(path.stem).n > 0

@@ -282,7 +282,7 @@ def test_another_graph_is_noticed_and_learned(resume_engine: Engines) -> None:
 def test_the_check_passes_where_resuming_is_exact(
     arch: str, tiny_file: Callable[[str], Path]
 ) -> None:
-    with Model(tiny_file(arch)) as model:
+    with Model(tiny_file(arch), threads=1) as model:
         check_resume(model)
 
 
@@ -303,6 +303,7 @@ def test_the_check_finds_a_part_that_is_wrong(
 
 def test_work_counts_every_weight_that_is_multiplied_with(resume_engine: Engines) -> None:
     model = resume_engine("llama").model
+    model.reserve(len(PROMPTS[0]))
     model.clear()
     model.learn_graph(Batch(sequence_rows(PROMPTS[0], 0)))
     graph = model.graph
@@ -314,6 +315,28 @@ def test_work_counts_every_weight_that_is_multiplied_with(resume_engine: Engines
     assert graph.work(graph.from_layer(3, states), 10, 1) == 10 * block + output
     assert graph.work(graph.without_attention(2, states), 5, 5) == 5 * (2 * 3 * 48 * 32 + output)
     assert graph.work(graph.keys_and_values(1, states), 5, 0) == 5 * 3 * 2 * 16 * 32
+
+
+@pytest.mark.parametrize(
+    ("arch", "block"),
+    [
+        # Two of six experts, and the router over all.
+        ("qwen3moe", 2 * 32 * 32 + 2 * 16 * 32 + 6 * 32 + 2 * 3 * 24 * 32),
+        # The output matrix is not the last node: the logits are capped.
+        ("gemma2", 2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32),
+    ],
+)
+def test_work_counts_chosen_experts_and_capped_logits(
+    arch: str, block: int, resume_engine: Engines
+) -> None:
+    model = resume_engine(arch).model
+    model.reserve(len(PROMPTS[0]))
+    model.clear()
+    model.learn_graph(Batch(sequence_rows(PROMPTS[0], 0)))
+    graph = model.graph
+    assert graph is not None
+    expected = 10 * model.n_layer * block + 2 * 258 * 32
+    assert graph.work(graph.everything(), 10, 2) == expected
 
 
 def test_shared_prefix() -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localprobe.tally import Tally, wilson
+from localprobe.rows import Row
+from localprobe.tally import Column, Tally, wilson
 
 
 @pytest.mark.parametrize(
@@ -29,26 +30,44 @@ def test_wilson_holds_the_share(n: int, data: st.DataObject) -> None:
     assert successes / n - 1e-12 <= high <= 1
 
 
-def test_nothing_counted() -> None:
-    assert wilson(0, 0) == (0, 1)
-    assert Tally().score("skip", "exact_match", 0) is None
-    assert Tally().clean.n == 0
+ALL = (0, 1, 2, 3)
+
+
+def empty(*patches: str) -> Tally:
+    columns = [Column(patch, "m", ALL) for patch in patches or ("skip",) if patch != "swap"]
+    if "swap" in patches:
+        columns += [Column("swap", "original", ALL), Column("swap", "modified", ALL)]
+    return Tally(columns, "m")
+
+
+def clean(score: float, *, used: bool) -> Row:
+    return Row(0, "clean", None, "", {"m": score}, (), used=used)
+
+
+def found(layer: int, score: float) -> Row:
+    return Row(0, "skip", layer, "", {"m": score}, ())
 
 
 def tally(scores: dict[int, list[float]], baseline: list[float]) -> Tally:
-    counted = Tally()
+    counted = empty()
     for score in baseline:
-        counted.add_clean(score, used=True)
+        counted.add(clean(score, used=True))
     for layer, values in scores.items():
         for value in values:
-            counted.add("skip", "m", layer, value)
+            counted.add(found(layer, value))
     return counted
 
 
+def test_nothing_counted() -> None:
+    assert wilson(0, 0) == (0, 1)
+    assert empty().score("skip", "m", 0) is None
+    assert empty().clean.n == 0
+
+
 def test_both_baselines() -> None:
-    counted = Tally()
+    counted = empty()
     for score in (1, 0, 0, 1):
-        counted.add_clean(score, used=score > 0)
+        counted.add(clean(score, used=score > 0))
     assert (counted.clean.score, counted.clean.n) == (0.5, 4)
     assert (counted.baseline.score, counted.baseline.n) == (1, 2)
 
@@ -61,37 +80,49 @@ def test_relative_to_the_baseline() -> None:
 
 
 def test_relative_is_to_the_examples_used_not_to_all_that_were_tried() -> None:
-    counted = tally({0: [1, 0]}, [1, 1])
-    counted.add_clean(0, used=False)
+    counted = tally({layer: [1, 0] for layer in ALL}, [1, 1])
+    counted.add(clean(0, used=False))
     score = counted.score("skip", "m", 0)
     assert score is not None
     assert score.relative == 0.5
-    assert counted.survives_from("skip", "m", [0]) is None
+    assert counted.transition("skip") is None
 
 
 def test_relative_to_nothing_is_nothing() -> None:
-    counted = tally({0: [1]}, [0])
+    counted = tally({layer: [1] for layer in ALL}, [0])
     score = counted.score("skip", "m", 0)
     assert score is not None
     assert score.relative is None
-    assert counted.survives_from("skip", "m", [0]) is None
+    assert counted.transition("skip") is None
 
 
-def test_survives_from_is_the_first_layer_of_the_last_run() -> None:
+def test_the_transition_is_the_first_layer_of_the_last_run() -> None:
     ten = [1.0] * 10
     nine = [1.0] * 9 + [0.0]
-    scores = {0: ten, 1: [0.0] * 10, 2: nine, 3: ten}
-    counted = tally(scores, ten)
-    assert counted.survives_from("skip", "m", [0, 1, 2, 3]) == 2
-    assert counted.survives_from("skip", "m", [0, 1]) is None
-    assert counted.survives_from("skip", "m", [0]) == 0
+    assert tally({0: ten, 1: [0.0] * 10, 2: nine, 3: ten}, ten).transition("skip") == 2
+    assert tally({0: ten, 1: ten, 2: ten, 3: [0.0] * 10}, ten).transition("skip") is None
+    assert tally(dict.fromkeys(ALL, ten), ten).transition("skip") == 0
 
 
-def test_overtakes_from() -> None:
-    counted = Tally()
-    for layer, (one, other) in enumerate([(0, 1), (1, 0), (1, 1), (1, 0)]):
-        counted.add("swap", "original", layer, one)
-        counted.add("swap", "modified", layer, other)
-    assert counted.overtakes_from("swap", "original", "modified", [0, 1, 2, 3]) == 3
-    assert counted.overtakes_from("swap", "original", "modified", [0, 1]) == 1
-    assert counted.overtakes_from("swap", "original", "modified", [0]) is None
+def test_the_transition_of_a_swap_is_where_the_original_overtakes() -> None:
+    def swapped(scores: list[tuple[int, int]]) -> Tally:
+        counted = empty("swap")
+        for layer, (one, other) in enumerate(scores):
+            both = {"original": float(one), "modified": float(other)}
+            counted.add(Row(0, "swap", layer, "", both, ()))
+        return counted
+
+    assert swapped([(0, 1), (1, 0), (1, 1), (1, 0)]).transition("swap") == 3
+    assert swapped([(0, 1), (1, 0), (1, 0), (1, 0)]).transition("swap") == 1
+    assert swapped([(1, 0), (1, 0), (1, 0), (0, 1)]).transition("swap") is None
+
+
+def test_another_metric_is_counted_but_not_what_matters() -> None:
+    counted = Tally([Column("skip", "m", ALL), Column("skip", "f1", ALL)], "m")
+    counted.add(Row(0, "clean", None, "", {"m": 1, "f1": 0.5}, ()))
+    counted.add(Row(0, "skip", 2, "", {"m": 0, "f1": 0.25}, ()))
+    assert [column.metric for column in counted.columns] == ["m"]
+    assert counted.clean_metrics == ("m", "f1")
+    score = counted.score("skip", "f1", 2)
+    assert score is not None
+    assert (score.score, score.relative) == (0.25, 0.5)

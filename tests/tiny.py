@@ -30,17 +30,42 @@ class Tiny:
     eps: float = 1e-5
     rope_base: float = 10000.0
     sliding_window: int = 0
+    window_pattern: int = 0
+    """The last of every so many blocks attends globally, the others within the sliding window.
+    Not written: llama.cpp has it from the architecture."""
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
+    n_expert: int = 0
+    n_expert_used: int = 0
     n_ctx: int = 512
     weights: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def build(arch: str, seed: int = 0, n_layer: int | None = None) -> Tiny:
-    """Random weights for llama, qwen2, gemma3, gptneox (parallel blocks) or mamba."""
+    """Random weights for one of these architectures. gptneox has parallel blocks."""
     shape = {
         "llama": Tiny("llama", n_layer or 4),
         "qwen2": Tiny("qwen2", n_layer or 3, eps=1e-6),
-        # Every sixth block attends globally, the others within a window that prompts outgrow.
-        "gemma3": Tiny("gemma3", n_layer or 7, eps=1e-6, sliding_window=6, rope_base=1e6),
+        # Heads that together are wider than the residual stream.
+        "qwen3": Tiny("qwen3", n_layer or 3, head_dim=16, eps=1e-6, rope_base=1e6),
+        "qwen3moe": Tiny(
+            "qwen3moe", n_layer or 3, n_ff=24, eps=1e-6, rope_base=1e6, n_expert=6, n_expert_used=2
+        ),
+        # Windows that prompts outgrow, and caps that scores and logits come near to.
+        "gemma2": Tiny(
+            "gemma2",
+            n_layer or 4,
+            eps=1e-6,
+            sliding_window=6,
+            window_pattern=2,
+            attention_cap=5.0,
+            logit_cap=12.0,
+        ),
+        "gemma3": Tiny(
+            "gemma3", n_layer or 7, eps=1e-6, sliding_window=6, window_pattern=6, rope_base=1e6
+        ),
+        "phi3": Tiny("phi3", n_layer or 3),
+        "gpt2": Tiny("gpt2", n_layer or 3, n_head_kv=4),
         "gptneox": Tiny("gptneox", n_layer or 2, n_head_kv=4),
         "mamba": Tiny("mamba", n_layer or 2),
     }[arch]
@@ -66,13 +91,16 @@ class _Weights:
         if t.arch == "mamba":
             self.mamba()
             return
-        if t.arch != "gemma3":
+        if t.arch not in ("gemma2", "gemma3"):
             self.matrix("output.weight", N_VOCAB, t.n_embd, gain=2)
-        if t.arch == "gptneox":
+        has_biases = t.arch in ("gpt2", "gptneox")
+        if has_biases:
             self.vector("output_norm.bias", t.n_embd)
+        if t.arch == "gpt2":
+            self.matrix("position_embd.weight", t.n_ctx, t.n_embd, gain=np.sqrt(t.n_embd))
         for block in range(t.n_layer):
-            if t.arch == "gptneox":
-                self.neox_block(f"blk.{block}.")
+            if has_biases:
+                self.biased_block(f"blk.{block}.")
             else:
                 self.block(f"blk.{block}.")
 
@@ -87,17 +115,46 @@ class _Weights:
         if t.arch == "qwen2":
             for name, size in (("q", queries), ("k", keys), ("v", keys)):
                 self.vector(f"{blk}attn_{name}.bias", size)
-        if t.arch == "gemma3":
+        if t.arch in ("qwen3", "qwen3moe", "gemma3"):
             self.vector(blk + "attn_q_norm.weight", t.head_dim, 1)
             self.vector(blk + "attn_k_norm.weight", t.head_dim, 1)
+        if t.arch in ("gemma2", "gemma3"):
             self.vector(blk + "post_attention_norm.weight", t.n_embd, 1)
             self.vector(blk + "post_ffw_norm.weight", t.n_embd, 1)
         self.vector(blk + "ffn_norm.weight", t.n_embd, 1)
+        if t.n_expert:
+            self.experts(blk)
+            return
         self.matrix(blk + "ffn_gate.weight", t.n_ff, t.n_embd)
         self.matrix(blk + "ffn_up.weight", t.n_ff, t.n_embd)
         self.matrix(blk + "ffn_down.weight", t.n_embd, t.n_ff)
+        if t.arch == "phi3":
+            self.fuse(blk, "attn_qkv", ("attn_q", "attn_k", "attn_v"))
+            self.fuse(blk, "ffn_up", ("ffn_gate", "ffn_up"))
 
-    def neox_block(self, blk: str) -> None:
+    def fuse(self, blk: str, name: str, parts: tuple[str, ...]) -> None:
+        rows = [self.out.pop(f"{blk}{part}.weight") for part in parts]
+        self.out[f"{blk}{name}.weight"] = np.concatenate(rows)
+
+    def experts(self, blk: str) -> None:
+        """Experts that differ from one another by their own router logits, and by nothing else.
+
+        Where two logits tie, the two experts give the same output: it makes no difference which of
+        them is taken, and the sum over the chosen ones has no jumps that rounding could decide.
+        """
+        t = self.tiny
+        self.matrix(blk + "ffn_gate_inp.weight", t.n_expert, t.n_embd, gain=2)
+        router = self.out[blk + "ffn_gate_inp.weight"]
+        for name in ("gate", "up"):
+            self.matrix("common", t.n_ff, t.n_embd)
+            follows = self.rng.standard_normal((t.n_ff, 1)).astype(np.float32)
+            self.out[f"{blk}ffn_{name}_exps.weight"] = (
+                self.out.pop("common") + follows * router[:, None, :]
+            )
+        self.matrix("common", t.n_embd, t.n_ff)
+        self.out[blk + "ffn_down_exps.weight"] = np.stack([self.out.pop("common")] * t.n_expert)
+
+    def biased_block(self, blk: str) -> None:
         t = self.tiny
         for name in ("attn_norm", "ffn_norm"):
             self.vector(f"{blk}{name}.weight", t.n_embd, 1)
@@ -150,13 +207,22 @@ def write(tiny: Tiny, path: Path, adds: tuple[str, ...] = ()) -> Path:
         w.add_value_length(tiny.head_dim)
         w.add_rope_freq_base(tiny.rope_base)
         w.add_rope_dimension_count(tiny.head_dim)
-        if tiny.arch == "gptneox":
+        if tiny.arch in ("gpt2", "gptneox"):
             w.add_layer_norm_eps(tiny.eps)
-            w.add_parallel_residual(True)
         else:
             w.add_layer_norm_rms_eps(tiny.eps)
+        if tiny.arch == "gptneox":
+            w.add_parallel_residual(True)
         if tiny.sliding_window:
             w.add_sliding_window(tiny.sliding_window)
+        if tiny.attention_cap:
+            w.add_attn_logit_softcapping(tiny.attention_cap)
+        if tiny.logit_cap:
+            w.add_final_logit_softcapping(tiny.logit_cap)
+        if tiny.n_expert:
+            w.add_expert_count(tiny.n_expert)
+            w.add_expert_used_count(tiny.n_expert_used)
+            w.add_expert_feed_forward_length(tiny.n_ff)
     tokens = [*_byte_tokens(), "ab", "<|end|>"]
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("gpt-2")

@@ -58,6 +58,7 @@ class CleanRun:
 class FullEngine:
     """One forward pass over the prompt for every (prompt, intervention, layer)."""
 
+    name = "full"
     batch_size = 1
 
     def __init__(self, model: Model) -> None:

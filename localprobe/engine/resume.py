@@ -136,6 +136,8 @@ def check_resume(model: Model) -> None:
 class ResumeEngine(FullEngine):
     """Goes on from the layer at which an intervention acts."""
 
+    name = "resume"
+
     def __init__(self, model: Model, batch_size: int = BATCH_SIZE) -> None:
         super().__init__(model)
         self.batch_size = batch_size

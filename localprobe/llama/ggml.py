@@ -132,6 +132,7 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
     new_get_rows = _function("ggml_get_rows", _ptr, _ptr, _ptr, _ptr)
 
     new_mul_mat = _function("ggml_mul_mat", _ptr, _ptr, _ptr, _ptr)
+    new_mul_mat_id = _function("ggml_mul_mat_id", _ptr, _ptr, _ptr, _ptr, _ptr)
     new_set_rows = _function("ggml_set_rows", _ptr, _ptr, _ptr, _ptr, _ptr)
     new_view = _function("ggml_view_1d", _ptr, _ptr, _ptr, ctypes.c_int64, _size)
     new_graph = _function("ggml_new_graph", _ptr, _ptr)
@@ -148,11 +149,13 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
         stored = new_set_rows(context, left, picked, index)
         view = new_view(context, right, 3, 12)
         product = new_mul_mat(context, left, right)
+        chosen = new_mul_mat_id(context, left, right, new_1d(context, GGML_TYPE_I32, 5))
         ops = {
             "ADD": at(total).op,
             "GET_ROWS": at(picked).op,
             "SET_ROWS": at(stored).op,
             "MUL_MAT": at(product).op,
+            "MUL_MAT_ID": at(chosen).op,
         }
         flags_before = at(total).flags
         expand(new_graph(context), picked)
@@ -182,4 +185,5 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
 
 _OPS, FLAGS_PROVED = _prove_layout()
 OP_ADD, OP_GET_ROWS = _OPS["ADD"], _OPS["GET_ROWS"]
-OP_SET_ROWS, OP_MUL_MAT = _OPS["SET_ROWS"], _OPS["MUL_MAT"]
+OP_SET_ROWS = _OPS["SET_ROWS"]
+OP_MUL_MAT, OP_MUL_MAT_ID = _OPS["MUL_MAT"], _OPS["MUL_MAT_ID"]

@@ -169,7 +169,8 @@ class Graph:
         """Multiplications with weights that a part takes, for so many rows and outputs."""
         on = np.ones(len(self.addresses), bool)
         on[part.off] = False
-        last = len(self.addresses) - 1
+        # Behind the output matrix there may be a bias or a cap.
+        last = int(np.flatnonzero(self._multiplied)[-1])
         blocks = int(self._multiplied[:last][on[:last]].sum())
         return rows * blocks + outputs * int(self._multiplied[last])
 
@@ -231,11 +232,14 @@ class Graph:
 
 def _weights(node: ggml.Tensor) -> int:
     """How many weights a node multiplies every row with."""
-    if node.op != ggml.OP_MUL_MAT or not node.src[0]:
+    if node.op not in (ggml.OP_MUL_MAT, ggml.OP_MUL_MAT_ID) or not node.src[0]:
         return 0
     weights = ggml.at(node.src[0])
+    size = int(weights.ne[0] * weights.ne[1])
+    if node.op == ggml.OP_MUL_MAT_ID:
+        return size * int(node.ne[1])  # by as many experts as are chosen for a row
     is_weight = not original_name(weights.name).startswith(b"cache_")
-    return int(weights.ne[0] * weights.ne[1]) if is_weight and weights.ne[2] == 1 else 0
+    return size if is_weight and weights.ne[2] == 1 else 0
 
 
 class StaleGraphError(Exception):

@@ -117,22 +117,23 @@ class Model:
 
     # Text and tokens
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, control: bool = False, begin: bool = True) -> list[int]:
         """Token ids of a text, with the begin token where the GGUF asks for it.
 
-        Control tokens are not looked for in the text: what a user writes is plain text.
+        control: look for control tokens in the text. What a user writes is plain text.
+        begin: False where the begin token stands in the text already.
         """
         data = text.encode()
         room = len(data) + 8
         while True:
             ids = (llama.llama_token * room)()
-            count = llama.llama_tokenize(self._vocab, data, len(data), ids, room, True, False)
+            count = llama.llama_tokenize(self._vocab, data, len(data), ids, room, begin, control)
             if count >= 0:
                 break
             room = -count
         tokens = list(ids[:count])
         # An end token that the GGUF asks for would end the prompt before it is answered.
-        if llama.llama_vocab_get_add_eos(self._vocab) and tokens:
+        if begin and llama.llama_vocab_get_add_eos(self._vocab) and tokens:
             tokens.pop()
         return tokens
 
@@ -149,6 +150,21 @@ class Model:
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of generated tokens; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self.piece(token) for token in tokens).decode(errors="replace")
+
+    def is_control(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_control(self._vocab, token))
+
+    def chat_template(self) -> str:
+        """The Jinja source of the GGUF's chat template; empty where it has none."""
+        source = llama.llama_model_chat_template(self._model, None)
+        return source.decode(errors="replace") if source else ""
+
+    def special_texts(self) -> tuple[str, str]:
+        """The texts of the begin and the end token; empty where the vocabulary has none."""
+        vocab = self._vocab
+        tokens = llama.llama_vocab_bos(vocab), llama.llama_vocab_eos(vocab)
+        begin, end = (self.piece(t, control=True).decode() if t >= 0 else "" for t in tokens)
+        return begin, end
 
     def ends_generation(self, token: int) -> bool:
         return bool(llama.llama_vocab_is_eog(self._vocab, token))

@@ -7,26 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from localprobe.answers import top_tokens
+from localprobe.api import Probe, Swap
 from localprobe.bench import BenchResult, PatchTimes
 from localprobe.engine.full import Answer
 from localprobe.llama.model import Model
-from localprobe.models import LoadedModel
-from localprobe.probe import ProbeRow
-from localprobe.swap import Swap, SwapRow, flip_layer
-from localprobe.sweep import Sweep
-
-
-def model_record(loaded: LoadedModel) -> dict[str, Any]:
-    info = loaded.model.info
-    return {
-        "name": loaded.name,
-        "path": str(loaded.model.path),
-        "sha256": loaded.sha256,
-        "architecture": info.architecture,
-        "n_layer": info.n_layer,
-        "n_embd": info.n_embd,
-        "file_type": info.file_type,
-    }
+from localprobe.models import LoadedModel, model_record
+from localprobe.results import Manifest
+from localprobe.tally import Tally
 
 
 def token_records(model: Model, tokens: Sequence[int]) -> list[dict[str, Any]]:
@@ -41,35 +28,23 @@ def answer_record(model: Model, answer: Answer) -> dict[str, Any]:
     return {"text": answer.text, "top": top}
 
 
-def probe_document(
-    loaded: LoadedModel,
-    prompt: str,
-    tokens: Sequence[int],
-    baseline: Answer,
-    rows: Sequence[ProbeRow],
-) -> dict[str, Any]:
+def probe_document(loaded: LoadedModel, probe: Probe) -> dict[str, Any]:
     return {
         "model": model_record(loaded),
-        "prompt": prompt,
-        "tokens": token_records(loaded.model, tokens),
-        "baseline": answer_record(loaded.model, baseline),
-        "rows": [asdict(row) for row in rows],
+        "prompt": probe.prompt,
+        "tokens": token_records(loaded.model, probe.tokens),
+        "baseline": answer_record(loaded.model, probe.clean),
+        "rows": [asdict(row) for row in probe.rows],
     }
 
 
-def swap_document(
-    loaded: LoadedModel,
-    prompt: str,
-    words: tuple[str, str],
-    swap: Swap,
-    rows: Sequence[SwapRow],
-) -> dict[str, Any]:
+def swap_document(loaded: LoadedModel, swap: Swap) -> dict[str, Any]:
     model, plan = loaded.model, swap.plan
     return {
         "model": model_record(loaded),
-        "prompt": prompt,
-        "old": words[0],
-        "new": words[1],
+        "prompt": swap.prompt,
+        "old": swap.old,
+        "new": swap.new,
         "tokens": token_records(model, plan.prompt),
         "donor_tokens": token_records(model, plan.donor),
         "at": plan.at,
@@ -77,8 +52,8 @@ def swap_document(
         "token_for_token": plan.token_for_token,
         "baseline": answer_record(model, swap.original),
         "donor_baseline": answer_record(model, swap.modified),
-        "rows": [asdict(row) for row in rows],
-        "flip_layer": flip_layer(rows),
+        "rows": [asdict(row) for row in swap.rows],
+        "flip_layer": swap.flip_layer,
     }
 
 
@@ -103,24 +78,31 @@ def bench_document(loaded: LoadedModel, result: BenchResult, size: int) -> dict[
     }
 
 
-def sweep_document(loaded: LoadedModel, sweep: Sweep) -> dict[str, Any]:
+def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
     """baseline: the clean model on every example tried; used: on those that were swept."""
-    tally = sweep.tally
-    rows = []
-    for column in sweep.columns:
+    patches = dict.fromkeys(column.patch for column in tally.all_columns)
+    return {
+        "model": manifest.data["model"],
+        "task": manifest.data["experiment"]["task"],
+        "n": tally.baseline.n,
+        "seed": manifest.data["experiment"]["seed"],
+        "metric": tally.metric,
+        "chance": tally.chance,
+        "baseline": {"score": tally.clean.score, "n": tally.clean.n},
+        "used": {"score": tally.baseline.score, "n": tally.baseline.n},
+        "cut": tally.n_cut,
+        "rows": score_records(tally),
+        "transitions": {patch: tally.transition(patch) for patch in patches},
+    }
+
+
+def score_records(tally: Tally) -> list[dict[str, Any]]:
+    """Every score of the table, of all metrics: patch, layer, metric, score, n, interval."""
+    records = []
+    for column in tally.all_columns:
         for layer in column.layers:
             score = tally.score(column.patch, column.metric, layer)
             if score is not None:
                 place = {"patch": column.patch, "layer": layer, "metric": column.metric}
-                rows.append({**place, **asdict(score)})
-    patches = dict.fromkeys(column.patch for column in sweep.columns)
-    return {
-        "model": model_record(loaded),
-        "task": sweep.task.name,
-        "n": tally.baseline.n,
-        "seed": sweep.seed,
-        "baseline": {"score": tally.clean.score, "n": tally.clean.n},
-        "used": {"score": tally.baseline.score, "n": tally.baseline.n},
-        "rows": rows,
-        "transitions": {patch: sweep.transition(patch) for patch in patches},
-    }
+                records.append({**place, **asdict(score)})
+    return records

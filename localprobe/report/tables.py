@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from localprobe.bench import BenchResult
-from localprobe.probe import ProbeRow
+from localprobe.probing import ProbeRow
 from localprobe.report.terminal import (
     GAP,
     LAYER_WIDTH,
@@ -26,7 +26,8 @@ from localprobe.report.terminal import (
     speaks_unicode,
     visible,
 )
-from localprobe.swap import MODIFIED, ORIGINAL, SwapRow
+from localprobe.swapping import SwapRow
+from localprobe.tally import MODIFIED, ORIGINAL
 
 _SHARE_WIDTH = 13
 _NUMBER_WIDTH = 4

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from localprobe.errors import LocalprobeError, did_you_mean
-from localprobe.tasks.base import Task
+from localprobe.tasks.arithmetic import Arithmetic
+from localprobe.tasks.base import Task, TaskOptions
 from localprobe.tasks.capitals import Capitals
+from localprobe.tasks.cnn_dailymail import CnnDailymail
+from localprobe.tasks.jsonl import Jsonl
+from localprobe.tasks.squad import Squad
 
-TASKS: dict[str, Callable[[str | None], Task]] = {"capitals": Capitals}
+_TASKS = (Capitals, Arithmetic, Squad, CnnDailymail, Jsonl)
+NAMES = tuple(task.name for task in _TASKS)
 
 
-def task_by_name(name: str, template: str | None = None) -> Task:
-    """A task, with its own prompt template or another. Raises LocalprobeError if unknown."""
-    if name not in TASKS:
-        raise LocalprobeError(f"unknown task {name!r}; {did_you_mean(name, TASKS)}")
-    return TASKS[name](template)
+def task_by_name(name: str, options: TaskOptions = TaskOptions()) -> Task:  # noqa: B008
+    """A task. Raises LocalprobeError if unknown, or for an option that it does not take."""
+    for task in _TASKS:
+        if task.name == name:
+            for option in ("template", "data", "digits"):
+                if getattr(options, option) is not None and option not in task.takes:
+                    raise LocalprobeError(f"--{option} is not for the task {name}")
+            return task(options)
+    raise LocalprobeError(f"unknown task {name!r}; {did_you_mean(name, NAMES)}")

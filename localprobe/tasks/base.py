@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
+
+import numpy as np
+
+from localprobe.errors import LocalprobeError
+
+EXACT_MATCH = "exact_match"
 
 
 @dataclass(frozen=True)
@@ -13,29 +22,138 @@ class Example:
     """One prompt with its accepted answers.
 
     number: the example's place in the task's whole data; random draws depend on it.
-    subject: the words that a swap replaces by another example's.
+    subject: the words that a swap replaces, empty where the task has no swaps.
+    partner: whose subject they are replaced by; None: the next example's.
+    body: the characters [start, end) of the prompt that may be cut short, if any.
     """
 
     number: int
     prompt: str
     answers: tuple[str, ...]
-    subject: str
+    subject: str = ""
+    partner: Example | None = None
+    body: tuple[int, int] | None = None
 
 
 class Task(Protocol):
-    name: str
-    metric: str
-    max_tokens: int
+    """Data, a prompt and a scorer.
+
+    metrics: the scores, each 0 … 1; the first one is the task's own measure. An example is
+    answered right where that is above 0.
+    has_right_answers: False where answers are only better or worse, so that all examples are used.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def has_right_answers(self) -> bool: ...
+
+    @property
+    def max_prompt_tokens(self) -> int | None: ...
 
     def examples(self) -> Sequence[Example]: ...
 
-    def score(self, text: str, example: Example) -> float:
-        """0 … 1 for what the model said after the prompt."""
+    def score(self, text: str, example: Example) -> Mapping[str, float]:
+        """Every metric for what the model said after the prompt."""
 
     def is_settled(self, text: str, examples: Sequence[Example]) -> bool:
-        """Whether the score for each of these examples is known without generating on."""
+        """Whether the scores for each of these examples are known without generating on."""
 
 
+@dataclass(frozen=True)
+class TaskOptions:
+    """What a user may change about a task. None: as the task has it."""
+
+    template: str | None = None
+    data: Path | None = None
+    digits: int | None = None
+    seed: int = 0
+
+
+class Template:
+    """A prompt with places in braces, each of which must stand in it once."""
+
+    _PLACE = re.compile(r"\{([a-z_]+)\}")
+
+    def __init__(self, text: str, *names: str) -> None:
+        self.text, self._names = text, names
+        found = self._PLACE.findall(text)
+        known = ", ".join(f"{{{name}}}" for name in names)
+        for name in found:
+            if name not in names:
+                raise LocalprobeError(f"the template has the unknown {{{name}}}; known: {known}")
+        for name in names:
+            if found.count(name) != 1:
+                raise LocalprobeError(
+                    f"the template must hold {{{name}}} once, not {found.count(name)} times"
+                )
+
+    def fill(self, **values: str) -> str:
+        return self._PLACE.sub(lambda place: values[place[1]], self.text)
+
+    def span(self, name: str, **values: str) -> tuple[int, int]:
+        """Where the value of a place stands in the filled text."""
+        before = self.text.partition(f"{{{name}}}")[0]
+        start = len(self._PLACE.sub(lambda place: values[place[1]], before))
+        return start, start + len(values[name])
+
+
+def cut(example: Example, n_tokens: Callable[[str], int], most: int) -> Example:
+    """The example with its body cut at the end of a word, so that its prompt has ≤ `most` tokens.
+
+    Raises LocalprobeError where what stands around the body is too long by itself.
+    """
+    if example.body is None or n_tokens(example.prompt) <= most:
+        return example
+    start, end = example.body
+    before, body, after = example.prompt[:start], example.prompt[start:end], example.prompt[end:]
+    ends = [0, *(match.end() for match in re.finditer(r"\S+", body))]
+    fits, too_long = 0, len(ends) - 1
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if n_tokens(before + body[: ends[middle]] + after) <= most:
+            fits = middle
+        else:
+            too_long = middle
+    if fits == 0:
+        raise LocalprobeError(
+            f"a prompt of {most} tokens has no room for any of the text of example "
+            f"{example.number}; raise --max-prompt-tokens"
+        )
+    kept = body[: ends[fits]]
+    return replace(example, prompt=before + kept + after, body=(start, start + len(kept)))
+
+
+_MATCHED, _SUMMARISED = 200, 30
+
+
+def chance(task: Task) -> dict[str, float]:
+    """What guessing gives: the mean scores of the answers of the task's examples, drawn at random.
+
+    Every example of up to 200 (30 where scores take long), spread evenly, is given the first
+    accepted answer of every one.
+    """
+    examples = task.examples()
+    step = -(-len(examples) // (_MATCHED if task.has_right_answers else _SUMMARISED)) or 1
+    some = examples[::step]
+    answers = sorted({example.answers[0] for example in some})
+    counts = [sum(example.answers[0] == answer for example in some) for answer in answers]
+    weights = np.array(counts) / max(1, len(some))
+    scores = [[task.score(answer, example) for answer in answers] for example in some]
+    return {
+        metric: float(np.mean([[each[metric] for each in row] @ weights for row in scores]))
+        for metric in task.metrics
+    }
+
+
+@lru_cache(1 << 14)
 def fold(text: str) -> str:
     """Letters and digits only, without case or accents: São Tomé -> saotome."""
     letters = unicodedata.normalize("NFKD", text.casefold())
@@ -52,3 +170,8 @@ def can_become(text: str, answers: Iterable[str]) -> bool:
     """Whether a text without a line end so far may still become an exact match."""
     said = fold(text)
     return any(fold(answer).startswith(said) for answer in answers)
+
+
+def is_decided(text: str, examples: Sequence[Example]) -> bool:
+    """Whether exact matches of these examples are settled: the line ends, or fits none of them."""
+    return "\n" in text or not any(can_become(text, each.answers) for each in examples)

@@ -15,14 +15,15 @@ from localprobe.answers import Token, top_tokens
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.errors import LocalprobeError
 from localprobe.interventions import FloatArray, Inject
-from localprobe.llama.model import Model, softmax
-from localprobe.prompts import tokenize_prompt
+from localprobe.llama.model import softmax
+from localprobe.prompts import Encoder
+from localprobe.tally import MODIFIED, ORIGINAL
 from localprobe.words import occurrences, token_spans, tokens_of
 
 Cells = Iterator[tuple[int, Answer]]
 Watch = Callable[[Cells, int], Iterable[tuple[int, Answer]]]
 
-ORIGINAL, MODIFIED, NEITHER = "original", "modified", "neither"
+NEITHER = "neither"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SwapPlan:
     token_for_token: bool
 
 
-def plan_swap(model: Model, text: str, old: str, new: str) -> SwapPlan:
+def plan_swap(encoder: Encoder, text: str, old: str, new: str) -> SwapPlan:
     """Find OLD in the prompt, everywhere it stands, and NEW in the donor.
 
     Raises LocalprobeError when OLD is not in the prompt, NEW is empty or the same, or the word is
@@ -55,14 +56,10 @@ def plan_swap(model: Model, text: str, old: str, new: str) -> SwapPlan:
     if not places:
         raise LocalprobeError(f"{old!r} is not in the prompt")
     donor_text, donor_places = _replace(text, places, new)
-    prompt = tokenize_prompt(model, text)
-    donor = tokenize_prompt(model, donor_text)
-    spans = token_spans([model.piece(token) for token in prompt], text)
-    donor_spans = token_spans([model.piece(token) for token in donor], donor_text)
-    pairs = [
-        pair_up(tokens_of(place, text, spans), tokens_of(donor_place, donor_text, donor_spans))
-        for place, donor_place in zip(places, donor_places, strict=True)
-    ]
+    prompt, donor = encoder.tokens(text), encoder.tokens(donor_text)
+    at_words = tokens_at(encoder, text, prompt, places)
+    donor_at_words = tokens_at(encoder, donor_text, donor, donor_places)
+    pairs = [pair_up(*pair) for pair in zip(at_words, donor_at_words, strict=True)]
     at = tuple(position for pair in pairs for position in pair.at)
     if at[-1] == len(prompt) - 1:
         raise LocalprobeError(
@@ -76,6 +73,15 @@ def plan_swap(model: Model, text: str, old: str, new: str) -> SwapPlan:
         donor_at=tuple(position for pair in pairs for position in pair.donor_at),
         token_for_token=all(pair.token_for_token for pair in pairs),
     )
+
+
+def tokens_at(
+    encoder: Encoder, prompt: str, tokens: Sequence[int], places: Sequence[tuple[int, int]]
+) -> list[list[int]]:
+    """The positions of the tokens at each place of a prompt."""
+    text, offset = encoder.located(prompt)
+    spans = token_spans(encoder.pieces(tokens), text)
+    return [tokens_of((start + offset, end + offset), text, spans) for start, end in places]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from localprobe.engine.full import FullEngine
 from localprobe.errors import LocalprobeError
 from localprobe.interventions import Random
-from localprobe.sweep import Sweep, _with_next
+from localprobe.sweeping import Sweep, _with_next
 from localprobe.tasks.base import Example
 
 Engines = Callable[[str], FullEngine]
@@ -18,8 +18,10 @@ class Echo:
     """A constructed task: what the model says after some prompts is right by definition."""
 
     name = "echo"
-    metric = "exact_match"
+    metrics = ("exact_match",)
     max_tokens = 2
+    has_right_answers = True
+    max_prompt_tokens = None
 
     def __init__(self, engine: FullEngine, wrong: Sequence[int] = ()) -> None:
         self._examples = []
@@ -33,8 +35,8 @@ class Echo:
     def examples(self) -> Sequence[Example]:
         return self._examples
 
-    def score(self, text: str, example: Example) -> float:
-        return float(text in example.answers)
+    def score(self, text: str, example: Example) -> dict[str, float]:
+        return {"exact_match": float(text in example.answers)}
 
     def is_settled(self, text: str, examples: Sequence[Example]) -> bool:
         return False
@@ -81,7 +83,7 @@ def test_scores_are_what_the_engine_answers(tiny_engine: Engines) -> None:
                         example=example.number,
                     ).text,
                     example,
-                )
+                )["exact_match"]
                 for example in task.examples()
             ]
         )
@@ -109,17 +111,12 @@ def test_a_swap_waits_for_either_answer(tiny_engine: Engines) -> None:
 def test_n_counts_examples_used_and_is_a_prefix(tiny_engine: Engines) -> None:
     engine = tiny_engine("llama")
     used: dict[int, list[int]] = {}
-
-    class Spy(Echo):
-        def score(self, text: str, example: Example) -> float:
-            seen.append(example.number)
-            return super().score(text, example)
-
     for n in (2, 4):
-        seen: list[int] = []
-        sweep = run(Sweep(engine, Spy(engine, wrong=[3]), ["skip"], [2], n=n))
+        sweep = Sweep(engine, Echo(engine, wrong=[3]), ["skip"], [2], n=n)
+        rows = [row for row in sweep.run() if row]
         assert sweep.tally.baseline.n == sweep.used == n
-        used[n] = list(dict.fromkeys(number for number in seen if number != 3))
+        used[n] = [row.example for row in rows if row.patch == "clean" and row.used]
+        assert {row.example for row in rows if row.patch == "skip"} == set(used[n])
     assert used == {2: [0, 1], 4: [0, 1, 2, 4]}
 
 
@@ -138,7 +135,7 @@ def test_a_swap_with_another_example(tiny_engine: Engines) -> None:
 def test_freeze_starts_at_layer_1(tiny_engine: Engines) -> None:
     engine = tiny_engine("llama")
     sweep = Sweep(engine, Echo(engine), ["skip", "freeze"], [0, 1])
-    assert [column.layers for column in sweep.columns] == [(0, 1), (1,)]
+    assert [column.layers for column in sweep.tally.columns] == [(0, 1), (1,)]
     with pytest.raises(LocalprobeError, match="from layer 1 on"):
         Sweep(engine, Echo(engine), ["freeze"], [0])
 

@@ -9,9 +9,9 @@ from localprobe.answers import Token, top_tokens
 from localprobe.engine.full import CleanRun, FullEngine
 from localprobe.errors import LocalprobeError
 from localprobe.interventions import Inject, Intervention
-from localprobe.llama.model import Model
-from localprobe.swap import pair_up
-from localprobe.words import occurrences, token_spans, tokens_of
+from localprobe.prompts import Encoder
+from localprobe.swapping import pair_up, tokens_at
+from localprobe.words import occurrences
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,28 @@ def probe(
 
 def injection(
     engine: FullEngine,
-    prompt: tuple[str, Sequence[int]],
-    donor: tuple[str, Sequence[int]],
+    encoder: Encoder,
+    prompt: str,
+    donor: str,
     at: str,
     donor_at: str,
     layers: Sequence[int],
 ) -> Inject:
-    """An injection from a donor, each given as its text and tokens, at positions or words.
+    """An injection from a donor, at positions or words of both texts.
 
     Words of equal token counts go token for token, others by their last tokens.
     Raises LocalprobeError for positions outside, or on the prompt's last token.
     """
-    model = engine.model
+    tokens, donor_tokens = encoder.tokens(prompt), encoder.tokens(donor)
     pairs = pair_up(
-        find_position(model, at, *prompt, what="the prompt"),
-        find_position(model, donor_at, *donor, what="the donor"),
+        find_position(encoder, at, prompt, tokens, what="the prompt"),
+        find_position(encoder, donor_at, donor, donor_tokens, what="the donor"),
     )
-    if pairs.at[-1] == len(prompt[1]) - 1:
+    if pairs.at[-1] == len(tokens) - 1:
         raise LocalprobeError(
             f"--at {at} is the last token of the prompt, which is never written to"
         )
-    return Inject(engine.states(donor[1], layers), pairs.at, pairs.donor_at)
+    return Inject(engine.states(donor_tokens, layers), pairs.at, pairs.donor_at)
 
 
 def describe(inject: Inject) -> str:
@@ -89,7 +90,7 @@ def describe(inject: Inject) -> str:
 
 
 def find_position(
-    model: Model, position: str, text: str, tokens: Sequence[int], *, what: str
+    encoder: Encoder, position: str, prompt: str, tokens: Sequence[int], *, what: str
 ) -> list[int]:
     """Token positions of an index (negative: from the end) or of the last place of a word."""
     try:
@@ -102,8 +103,8 @@ def find_position(
                 f"position {index} is outside {what}, whose tokens are 0 to {len(tokens) - 1}"
             )
         return [index % len(tokens)]
-    places = occurrences(position, text) if position else []
+    places = occurrences(position, prompt) if position else []
     if not places:
         raise LocalprobeError(f"{position!r} is neither a position nor a word of {what}")
-    spans = token_spans([model.piece(token) for token in tokens], text)
-    return tokens_of(places[-1], text, spans)
+    (found,) = tokens_at(encoder, prompt, tokens, places[-1:])
+    return found

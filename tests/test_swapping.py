@@ -8,26 +8,27 @@ import pytest
 from localprobe.engine.full import Answer, FullEngine
 from localprobe.errors import LocalprobeError
 from localprobe.llama.model import softmax
-from localprobe.swap import Swap, SwapRow, _parting, flip_layer, pair_up, plan_swap
+from localprobe.prompts import Encoder
+from localprobe.swapping import Swap, SwapRow, _parting, flip_layer, pair_up, plan_swap
 
 Engines = Callable[[str], FullEngine]
 
 
 def test_equal_words_go_token_for_token(tiny_engine: Engines) -> None:
-    plan = plan_swap(tiny_engine("llama").model, "in Chad now", "Chad", "Mali")
+    plan = plan_swap(Encoder(tiny_engine("llama").model), "in Chad now", "Chad", "Mali")
     assert (plan.at, plan.donor_at) == ((3, 4, 5, 6), (3, 4, 5, 6))
     assert plan.token_for_token
     assert bytes(plan.donor) == b"in Mali now"
 
 
 def test_unequal_words_go_by_their_last_token(tiny_engine: Engines) -> None:
-    plan = plan_swap(tiny_engine("llama").model, "in Chad now", "Chad", "Benin")
+    plan = plan_swap(Encoder(tiny_engine("llama").model), "in Chad now", "Chad", "Benin")
     assert (plan.at, plan.donor_at) == ((6,), (7,))
     assert not plan.token_for_token
 
 
 def test_every_place_of_the_word_is_swapped(tiny_engine: Engines) -> None:
-    plan = plan_swap(tiny_engine("llama").model, "Oz, xOz, Oz!", "Oz", "Elf")
+    plan = plan_swap(Encoder(tiny_engine("llama").model), "Oz, xOz, Oz!", "Oz", "Elf")
     assert bytes(plan.donor) == b"Elf, xOz, Elf!"
     assert (plan.at, plan.donor_at) == ((1, 10), (2, 12))
 
@@ -44,7 +45,7 @@ def test_every_place_of_the_word_is_swapped(tiny_engine: Engines) -> None:
 )
 def test_what_is_refused(old: str, new: str, message: str, tiny_engine: Engines) -> None:
     with pytest.raises(LocalprobeError, match=message):
-        plan_swap(tiny_engine("llama").model, "in Chad now", old, new)
+        plan_swap(Encoder(tiny_engine("llama").model), "in Chad now", old, new)
 
 
 def test_pair_up() -> None:
@@ -68,7 +69,7 @@ def test_answers_part_at_the_first_token_that_differs() -> None:
 def test_at_layer_0_and_with_the_whole_past_swapped_the_donor_speaks(tiny_engine: Engines) -> None:
     """Where OLD and NEW cover all that differs, a swap at layer 0 is the donor itself."""
     engine = tiny_engine("qwen2")
-    plan = plan_swap(engine.model, "Chad is big", "Chad", "Mali")
+    plan = plan_swap(Encoder(engine.model), "Chad is big", "Chad", "Mali")
     swap = Swap(engine, plan, [0], max_tokens=3)
     row = swap.rows()[0]
     assert row.text == swap.modified.text
@@ -82,7 +83,7 @@ def test_at_layer_0_and_with_the_whole_past_swapped_the_donor_speaks(tiny_engine
 def test_probabilities_after_a_shared_beginning(tiny_engine: Engines) -> None:
     """P is asked where the answers part: given the shared tokens, under the same injection."""
     engine = tiny_engine("llama")
-    plan = plan_swap(engine.model, "Chad is big", "Chad", "Mali")
+    plan = plan_swap(Encoder(engine.model), "Chad is big", "Chad", "Mali")
     swap = Swap(engine, plan, [0], max_tokens=3)
     swap._shared = (40, 41)
     row = swap.rows()[0]

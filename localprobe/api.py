@@ -1,0 +1,320 @@
+"""The library: Model, probe, swap, sweep, load_run. The command line is a thin layer over it.
+
+from localprobe import Model, sweep
+
+with Model("smollm2-135m") as model:
+    run = sweep(model, "capitals", ["freeze"], n=5)
+print(run.layers, run.scores("freeze"), run.transition("freeze"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from localprobe import interventions, probing, swapping
+from localprobe.engine.full import Answer, FullEngine
+from localprobe.engine.resume import BATCH_SIZE
+from localprobe.errors import LocalprobeError
+from localprobe.experiment import Experiment, encoder
+from localprobe.layers import parse_layers
+from localprobe.models import RESUME, LoadedModel, choose_engine, model_record, open_model
+from localprobe.probing import ProbeRow
+from localprobe.registry import DEFAULT_MODEL
+from localprobe.results import Manifest, Run, RunFolder, new_manifest, read_run
+from localprobe.rows import Row
+from localprobe.swapping import SwapPlan, SwapRow
+
+T = TypeVar("T")
+Watch = Callable[[Iterator[T], int], Iterable[T]]
+
+DAMAGE = (
+    interventions.Random.name,
+    interventions.Shuffle.name,
+    interventions.Freeze.name,
+    interventions.Skip.name,
+)
+
+
+class Model:
+    """A model that can be probed: a name of `localprobe models`, or the path of a .gguf file.
+
+    Use it in a `with` statement, or `close` it. threads: 0 for all cores. gpu_layers: blocks on
+    the GPU, -1 for all. ctx: the longest sequence in tokens, 0 for that of the training.
+    engine: "resume" computes only what changes, "full" makes whole passes.
+    warn: is told, in a sentence, where resuming is not exact on this model and is not done.
+
+    Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
+    """
+
+    def __init__(
+        self,
+        name: str | Path = DEFAULT_MODEL,
+        *,
+        threads: int = 0,
+        gpu_layers: int = 0,
+        ctx: int = 0,
+        engine: str = RESUME,
+        warn: Callable[[str], object] = print,
+    ) -> None:
+        self._stack = ExitStack()
+        self._engine_name, self._warn = engine, warn
+        self._warned = False
+        self.loaded: LoadedModel = self._stack.enter_context(
+            open_model(str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx)
+        )
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back. The model cannot be used afterwards."""
+        self._stack.close()
+
+    @property
+    def name(self) -> str:
+        return self.loaded.name
+
+    @property
+    def n_layer(self) -> int:
+        """The number of blocks L; layers are 0 … L-1."""
+        return self.loaded.model.n_layer
+
+    def engine(self, batch: int = BATCH_SIZE) -> FullEngine:
+        """What computes; batch: prompts that may share a decode."""
+        engine, reason = choose_engine(self.loaded, self._engine_name, batch)
+        if reason and not self._warned:
+            self._warn(f"computing whole passes, which is slower: {reason}")
+            self._warned = True
+        return engine
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Answers to one prompt. tokens: of the prompt. rows: by intervention, layers ascending.
+
+    injected: in words, which donor positions went where.
+    """
+
+    prompt: str
+    tokens: tuple[int, ...]
+    clean: Answer
+    rows: list[ProbeRow]
+    injected: str | None = None
+
+
+def probe(
+    model: Model,
+    prompt: str,
+    patches: Sequence[str] = DAMAGE,
+    *,
+    layers: str = "all",
+    max_tokens: int = 8,
+    seed: int = 0,
+    donor: str | None = None,
+    at: str | int | None = None,
+    donor_at: str | int | None = None,
+    chat: bool = False,
+    watch: Watch[ProbeRow] = lambda rows, total: rows,
+) -> Probe:
+    """The answers to a prompt under each intervention at each layer.
+
+    layers: "all", "12", "3,7,12", "0:30:2", "-5:". inject needs a donor text and positions, each
+    an index or a word. watch: given the rows as they come and their number, shows progress.
+    Raises LocalprobeError for anything that cannot be done.
+    """
+    check_patches(patches)
+    injects = interventions.Inject.name in patches
+    if injects and None in (donor, at, donor_at):
+        raise LocalprobeError("inject needs --donor TEXT, --at POSITION and --donor-at POSITION")
+    if not injects and (donor, at, donor_at) != (None, None, None):
+        raise LocalprobeError("--donor, --at and --donor-at are for --patch inject")
+    engine = model.engine()
+    encode = encoder(engine, chat=chat)
+    tokens = encode.tokens(prompt)
+    engine.model.check_length(len(tokens) + max_tokens)
+    chosen = parse_layers(layers, model.n_layer)
+    wanted: list[interventions.Intervention] = []
+    injected = None
+    for patch in patches:
+        if patch == interventions.Inject.name:
+            assert donor is not None
+            inject = probing.injection(
+                engine, encode, prompt, donor, str(at), str(donor_at), chosen
+            )
+            injected = probing.describe(inject)
+            wanted.append(inject)
+        else:
+            wanted.append(interventions.by_name(patch, seed))
+    n_cells = sum(len(probing.defined_layers(each, chosen)) for each in wanted)
+    (run,) = engine.clean([tokens], chosen, max_tokens=max_tokens, stops=[None])
+    found = probing.probe(engine, run, wanted, chosen, max_tokens=max_tokens)
+    order = {each.name: place for place, each in enumerate(wanted)}
+    rows = sorted(watch(found, n_cells), key=lambda row: (order[row.patch], row.layer))
+    return Probe(prompt, tuple(tokens), run.answer, rows, injected)
+
+
+def check_patches(patches: Sequence[str]) -> None:
+    """Raise LocalprobeError for interventions that one prompt cannot be given."""
+    if not patches:
+        raise LocalprobeError(f"no intervention was named; known: {', '.join(interventions.NAMES)}")
+    for patch in patches:
+        if patch == "swap":
+            raise LocalprobeError("a swap has a command of its own: localprobe swap PROMPT OLD NEW")
+        if patches.count(patch) > 1:
+            raise LocalprobeError(f"the intervention {patch} was named twice")
+        if patch != interventions.Inject.name:
+            interventions.by_name(patch, 0)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A swap on one prompt. original, modified: the clean answers to the prompt and the donor.
+
+    flip_layer: from there on, up to the last row, P(original) > P(modified); None if nowhere.
+    """
+
+    prompt: str
+    old: str
+    new: str
+    plan: SwapPlan
+    original: Answer
+    modified: Answer
+    rows: list[SwapRow]
+
+    @property
+    def flip_layer(self) -> int | None:
+        return swapping.flip_layer(self.rows)
+
+
+def swap(
+    model: Model,
+    prompt: str,
+    old: str,
+    new: str,
+    *,
+    layers: str = "all",
+    max_tokens: int = 8,
+    chat: bool = False,
+    watch: Watch[tuple[int, Answer]] = lambda rows, total: rows,
+) -> Swap:
+    """What the answer follows when the word `old` is swapped for `new` at one layer at a time.
+
+    Raises LocalprobeError where the word is not in the prompt, or both answers are the same.
+    """
+    engine = model.engine()
+    chosen = parse_layers(layers, model.n_layer)
+    plan = swapping.plan_swap(encoder(engine, chat=chat), prompt, old, new)
+    engine.model.check_length(max(len(plan.prompt), len(plan.donor)) + max_tokens)
+    found = swapping.Swap(engine, plan, chosen, max_tokens)
+    rows = found.rows(watch)
+    return Swap(prompt, old, new, plan, found.original, found.modified, rows)
+
+
+class RunningSweep:
+    """A sweep set going on a model, written to a folder or not.
+
+    with RunningSweep(model, experiment, out) as running:
+        for row in running.rows(): …
+        run = running.found()
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        experiment: Experiment,
+        out: Path | None = None,
+        *,
+        batch: int | None = None,
+        recipe: str | None = None,
+    ) -> None:
+        # What is written down must not depend on what happened to share its decodes: other
+        # batches use other kernels, which round differently.
+        engine = model.engine(batch or (BATCH_SIZE if out is None else 1))
+        self.sweep = experiment.sweep(engine)
+        self.manifest: Manifest = new_manifest(
+            model_record(model.loaded),
+            experiment.record(),
+            self.sweep.tally,
+            engine=engine.name,
+            batch=engine.batch_size,
+            recipe=recipe,
+        )
+        self._folder: RunFolder | None = None
+        self._found: list[Row] = []
+        if out is not None:
+            self._folder = RunFolder.open(out, self.manifest)
+            self.manifest = self._folder.manifest
+            self.sweep = experiment.sweep(engine, self._folder.known)
+
+    def __enter__(self) -> RunningSweep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            self._folder.close()
+
+    def rows(self) -> Iterator[Row | None]:
+        """The rows as they are found, written down as their examples are whole; see Sweep.run."""
+        rows = self.sweep.run()
+        for row in rows if self._folder is None else self._folder.written(rows):
+            if row is not None:
+                self._found.append(row)
+            yield row
+
+    def found(self) -> Run:
+        """What was found so far."""
+        path = None if self._folder is None else self._folder.path
+        return Run(self.manifest, self._found, path)
+
+
+def sweep(
+    model: Model,
+    task: str,
+    patches: Sequence[str] = DAMAGE,
+    *,
+    out: str | Path | None = None,
+    batch: int | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Mean scores over a task's examples under each intervention at each layer.
+
+    patches: of random, shuffle, freeze, skip, swap. settings: those of `Experiment`: layers, n,
+    seed, metric, all_examples, max_tokens, max_prompt_tokens, template, data, digits, chat.
+    out: a folder to write to, or to go on in. batch: prompts in one decode.
+    Raises LocalprobeError for anything that cannot be done.
+    """
+    from tqdm.auto import tqdm
+
+    if settings.get("data") is not None:
+        settings["data"] = Path(settings["data"])
+    experiment = Experiment(task, tuple(patches), **settings)
+    steps = 1000
+    with (
+        RunningSweep(model, experiment, None if out is None else Path(out), batch=batch) as running,
+        tqdm(total=steps, desc=f"sweep {task}", disable=not progress, leave=False) as bar,
+    ):
+        for _ in running.rows():
+            bar.update(max(0, round(running.sweep.done * steps) - bar.n))
+        return running.found()
+
+
+def load_run(path: str | Path) -> Run:
+    """A run that was written to a folder; of an unfinished one, the examples that are whole.
+
+    Raises LocalprobeError where there is none, or it is damaged.
+    """
+    return read_run(Path(path))

@@ -1,0 +1,129 @@
+"""Runs side by side: the same task and intervention on several models or quantizations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from localprobe.errors import LocalprobeError
+from localprobe.report.terminal import bar, column_width, heat, layer_table, speaks_unicode, visible
+from localprobe.results import Run
+from localprobe.tally import ORIGINAL, SWAP
+
+_NUMBER = 4
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One intervention of one task in several runs. names: of the runs, distinct."""
+
+    task: str
+    patch: str
+    metric: str
+    names: tuple[str, ...]
+    runs: tuple[Run, ...]
+
+    @staticmethod
+    def of(runs: Sequence[Run]) -> list[Comparison]:
+        """What can be compared among some runs. Raises LocalprobeError where nothing can."""
+        found = []
+        for task in dict.fromkeys(run.manifest.task for run in runs):
+            mine = [run for run in runs if run.manifest.task == task]
+            for patch in dict.fromkeys(p for run in mine for p in run.tally.patches):
+                have = [run for run in mine if patch in run.tally.patches]
+                metrics = {ORIGINAL if patch == SWAP else run.tally.metric for run in have}
+                if len(have) > 1 and len(metrics) == 1:
+                    names = _names(have)
+                    found.append(Comparison(task, patch, metrics.pop(), names, tuple(have)))
+        if not found:
+            raise LocalprobeError("no two of these runs have a task and an intervention in common")
+        return found
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted({layer for run in self.runs for layer in run.layers})
+
+    @property
+    def transitions(self) -> list[int | None]:
+        return [run.transition(self.patch) for run in self.runs]
+
+    @property
+    def shifts(self) -> list[int | None]:
+        """How many layers later each run's transition is than the first one's."""
+        first = self.transitions[0]
+        return [
+            None if first is None or each is None else each - first for each in self.transitions
+        ]
+
+    def score(self, run: Run, layer: int) -> float | None:
+        found = run.tally.score(self.patch, self.metric, layer)
+        return None if found is None else found.score
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "patch": self.patch,
+            "metric": self.metric,
+            "runs": list(self.names),
+            "n": [run.tally.baseline.n for run in self.runs],
+            "clean": [run.tally.clean.score for run in self.runs],
+            "baseline": [run.tally.baseline.score for run in self.runs],
+            "rows": [
+                {"layer": layer, "scores": [self.score(run, layer) for run in self.runs]}
+                for layer in self.layers
+            ],
+            "transitions": self.transitions,
+            "shifts": self.shifts,
+        }
+
+
+def _names(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Models, or folders where the models are the same."""
+    models = [run.manifest.model_name for run in runs]
+    if len(set(models)) == len(runs):
+        return tuple(models)
+    return tuple(str(run.path) for run in runs)
+
+
+def comparison_table(console: Console, comparison: Comparison) -> RenderableType:
+    """Layers down, runs across; below, the transition of each and how far it has moved."""
+    table = layer_table()
+    for number in range(len(comparison.names)):
+        table.add_column(f"[{number + 1}]", no_wrap=True)
+    width = min(24, column_width(console, len(comparison.names)))
+    for layer in comparison.layers:
+        cells = []
+        for run in comparison.runs:
+            score = comparison.score(run, layer)
+            cell = Text("–", style="dim") if score is None else Text(f"{score:.2f}")
+            if score is not None and width - _NUMBER - 1 >= 2:
+                drawn = bar(score, width - _NUMBER - 1, unicode=speaks_unicode(console))
+                cell.append(" ").append(drawn, style=heat(score))
+            cells.append(cell)
+        table.add_row(str(layer), *cells)
+    what = f"{comparison.task} · {comparison.patch} · {comparison.metric}"
+    lines = [Text(visible(what), style="bold")]
+    endings = []
+    for number, (name, run, transition, shift) in enumerate(
+        zip(
+            comparison.names,
+            comparison.runs,
+            comparison.transitions,
+            comparison.shifts,
+            strict=True,
+        ),
+        1,
+    ):
+        clean, used = run.tally.clean, run.tally.baseline
+        lines.append(
+            Text(f"[{number}] {visible(name)}: clean {clean.score:.2f} of {clean.n}, {used.n} used")
+        )
+        where = "no transition" if transition is None else f"transition at layer {transition}"
+        share = "" if transition is None else f" ({transition / run.manifest.n_layer:.0%} of depth)"
+        moved = "" if number == 1 or shift is None else f", {shift:+d} against [1]"
+        endings.append(Text(f"[{number}] {where}{share}{moved}"))
+    return Group(*lines, "", table, "", *endings)

@@ -1,0 +1,70 @@
+"""A run's scores, or its rows, as CSV, JSON lines or a Markdown table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from localprobe.report.documents import score_records
+from localprobe.results import Run
+
+FORMATS = ("csv", "jsonl", "md")
+
+
+def exported(runs: Sequence[Run], form: str, *, rows: bool) -> str:
+    """form: of FORMATS. rows: what was answered to each example, instead of mean scores."""
+    records = [record for run in runs for record in (_answers(run) if rows else _scores(run))]
+    if form == "jsonl":
+        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    names = list(dict.fromkeys(name for record in records for name in record))
+    if form == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(records)
+        return text.getvalue()
+    lines = [names, ["---"] * len(names)]
+    lines += [[_in_cell(record.get(name)) for name in names] for record in records]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _scores(run: Run) -> list[dict[str, Any]]:
+    """Mean scores, the clean model's first, each with what it is of."""
+    tally, about = run.tally, _about(run)
+    clean = [
+        {**about, "patch": "clean", "layer": None, "metric": metric, **asdict(score)}
+        for metric in tally.clean_metrics
+        for score in [tally.baseline_score(metric)]
+    ]
+    return [*clean, *({**about, **record} for record in score_records(tally))]
+
+
+def _answers(run: Run) -> list[dict[str, Any]]:
+    return [
+        {
+            **_about(run),
+            "example": row.example,
+            "patch": row.patch,
+            "layer": row.layer,
+            "answer": row.answer,
+            **row.scores,
+            "first_token": row.top[0].text if row.top else None,
+            "first_token_prob": row.top[0].prob if row.top else None,
+        }
+        for row in run.rows
+    ]
+
+
+def _about(run: Run) -> dict[str, Any]:
+    return {"task": run.manifest.task, "model": run.manifest.model_name}
+
+
+def _in_cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "\\n").replace("\r", "\\r")

@@ -1,0 +1,125 @@
+"""Figures: score against layer, and heat maps of swaps. Needs matplotlib (the extra `plot`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot
+
+from localprobe.report.terminal import visible
+from localprobe.results import Run
+from localprobe.tally import MODIFIED, ORIGINAL, SWAP
+
+FORMATS = (".png", ".svg", ".pdf")
+
+# Okabe & Ito (2008): told apart when colour-blind; line styles and marks tell them apart in grey.
+_STYLES = {
+    "random": ("#0072B2", "-", "o"),
+    "shuffle": ("#E69F00", "--", "s"),
+    "freeze": ("#009E73", "-.", "^"),
+    "skip": ("#CC79A7", ":", "D"),
+}
+_PANEL = (5.2, 3.8)
+_MOST_ACROSS = 3
+
+
+def save_figure(runs: Sequence[Run], output: Path) -> None:
+    """One panel a run for what damages the past, and one for swaps. output: of FORMATS.
+
+    Raises OSError where it cannot be written; then nothing is left there.
+    """
+    panels = [(run, swap) for run in runs for swap in (False, True) if _has(run, swap)]
+    across = min(_MOST_ACROSS, len(panels))
+    down = math.ceil(len(panels) / across)
+    size = (_PANEL[0] * across, _PANEL[1] * down)
+    figure, axes = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    try:
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        for axis, (run, swap) in zip(axes.flat, panels, strict=False):
+            (_heat_map if swap else _curves)(figure, axis, run)
+        part = output.with_name(output.name + ".part")
+        try:
+            figure.savefig(part, format=output.suffix.lower().lstrip("."), dpi=150)
+            part.replace(output)
+        finally:
+            part.unlink(missing_ok=True)
+    finally:
+        pyplot.close(figure)
+
+
+def _has(run: Run, swap: bool) -> bool:
+    return any((patch == SWAP) == swap for patch in run.tally.patches)
+
+
+def _curves(_figure: Any, axis: Any, run: Run) -> None:
+    """One curve an intervention with its 95 % band; the baseline and chance as lines."""
+    tally = run.tally
+    for patch in tally.patches:
+        if patch == SWAP:
+            continue
+        found = [(k, tally.score(patch, tally.metric, k)) for k in tally.layers]
+        layers = [layer for layer, score in found if score is not None]
+        scores = [score for _, score in found if score is not None]
+        colour, line, mark = _STYLES[patch]
+        means = [score.score for score in scores]
+        axis.plot(layers, means, line, color=colour, marker=mark, markersize=3, label=patch)
+        low, high = [score.low for score in scores], [score.high for score in scores]
+        axis.fill_between(layers, low, high, color=colour, alpha=0.12, linewidth=0)
+    axis.axhline(tally.baseline.score, color="black", linewidth=1, label="clean model")
+    if tally.metric in tally.chance:
+        axis.axhline(
+            tally.chance[tally.metric], color="grey", linewidth=1, dashes=(2, 2), label="chance"
+        )
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_ylabel(f"{tally.metric} ({tally.baseline.n} examples)")
+    axis.legend(fontsize="small", frameon=False)
+    _name(axis, run)
+    _layer_axis(axis, run)
+
+
+def _heat_map(figure: Any, axis: Any, run: Run) -> None:
+    """Layers down, last at the top; original and modified correctness side by side."""
+    tally = run.tally
+    table = np.column_stack([run.scores(SWAP, metric) for metric in (ORIGINAL, MODIFIED)])
+    image = axis.imshow(
+        table, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="none"
+    )
+    axis.set_xticks([0, 1], ["original", "modified"])
+    step = max(1, len(tally.layers) // 10)
+    places = range(0, len(tally.layers), step)
+    axis.set_yticks(list(places), [str(tally.layers[place]) for place in places])
+    axis.set_ylabel("layer")
+    axis.set_xlabel(f"whose answer is given ({tally.baseline.n} examples)")
+    depth = axis.secondary_yaxis("right")
+    n_layer = run.manifest.n_layer
+    depth.set_yticks(list(places), [f"{tally.layers[place] / n_layer:.0%}" for place in places])
+    depth.set_ylabel("depth")
+    bar = figure.colorbar(image, ax=axis, pad=0.02)
+    bar.set_label(f"share right ({tally.metric})")
+    _name(axis, run)
+
+
+def _name(axis: Any, run: Run) -> None:
+    title = f"{run.manifest.task} · {run.manifest.model_name}"
+    axis.set_title(visible(title).replace("$", r"\$"), fontsize="medium", pad=28)
+
+
+def _layer_axis(axis: Any, run: Run) -> None:
+    n_layer = run.manifest.n_layer
+    axis.set_xlabel("layer k")
+    axis.set_xlim(-0.5, n_layer - 0.5)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    depth = axis.secondary_xaxis(
+        "top", functions=(lambda k: 100 * k / n_layer, lambda share: share * n_layer / 100)
+    )
+    depth.set_xlabel("depth (%)", fontsize="small")
+    depth.tick_params(labelsize="small")

@@ -1,0 +1,107 @@
+"""The table of a sweep, live or from disk: layers down, interventions across."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from localprobe.report.terminal import (
+    bar,
+    column_width,
+    heat,
+    layer_table,
+    speaks_unicode,
+    visible,
+)
+from localprobe.tally import KEPT, SWAP, Column, Score, Tally
+
+_NUMBER, _INTERVAL = 4, 7
+
+
+def head(tally: Tally, title: str) -> Text:
+    """What was swept, and what the model does when it is left alone."""
+    clean, used = tally.clean, tally.baseline
+    of = "" if len(tally.clean_metrics) < 2 else f" {tally.metric}"
+    lines = [
+        visible(title),
+        f"clean model:{of} {clean.score:.2f} on the {clean.n} examples tried "
+        f"(95 % {_interval(clean)} %)",
+        f"baseline:{of} {used.score:.2f} on the {used.n} examples used",
+    ]
+    others = [
+        f"{metric} {tally.baseline_score(metric).score:.2f}"
+        for metric in tally.clean_metrics
+        if metric != tally.metric
+    ]
+    if others:
+        lines[-1] += f" ({', '.join(others)})"
+    if tally.chance and tally.metric in tally.chance:
+        lines.append(f"chance:{of} {tally.chance[tally.metric]:.2f}")
+    if tally.n_cut:
+        lines.append(f"prompts cut short: {tally.n_cut} of {clean.n}")
+    if SWAP in tally.patches:
+        lines.append("swap: original, modified = whose answer is given")
+    return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+
+
+def score_table(console: Console, tally: Tally, most_rows: int | None = None) -> Table:
+    """Mean score, bar and 95 % interval in percent; the bars give way in a narrow terminal."""
+    columns = tally.columns
+    table = layer_table()
+    for column in columns:
+        title = f"{column.patch} {column.metric}" if column.patch == SWAP else column.patch
+        table.add_column(title, no_wrap=True)
+    width = column_width(console, len(columns))
+    for layer in _thinned(tally.layers, most_rows):
+        cells = [_cell(console, tally, column, layer, width) for column in columns]
+        table.add_row(str(layer), *cells)
+    return table
+
+
+def _cell(console: Console, tally: Tally, column: Column, layer: int, width: int) -> Text:
+    score = tally.score(column.patch, column.metric, layer)
+    if score is None:
+        return Text("–" if layer not in column.layers else "·", style="dim")
+    cell = Text(f"{score.score:.2f}")
+    left = width - _NUMBER
+    with_interval = left >= _INTERVAL + 4
+    bar_width = min(20, left - 1 - (_INTERVAL if with_interval else 0))
+    if bar_width >= 2:
+        drawn = bar(score.score, bar_width, unicode=speaks_unicode(console))
+        cell.append(" ").append(drawn, style=heat(score.score))
+    if with_interval:
+        cell.append(f" {_interval(score)}", style="dim")
+    return cell
+
+
+def summary(tally: Tally, n_layer: int) -> Text:
+    """From which layer on each intervention no longer matters."""
+    lines = []
+    for patch in tally.patches:
+        layer = tally.transition(patch)
+        if patch == SWAP:
+            effect, never = "the original answer wins", "the original answer does not win"
+        else:
+            effect = f"the score stays ≥ {KEPT:.0%} of the baseline"
+            never = f"the score does not stay ≥ {KEPT:.0%} of the baseline"
+        if layer is None:
+            lines.append(f"{patch:<8} {never} at any layer shown")
+        else:
+            share = layer / n_layer
+            lines.append(f"{patch:<8} {effect} from layer {layer} on ({share:.0%} of depth)")
+    return Text("\n".join(lines))
+
+
+def _interval(score: Score) -> str:
+    return f"{round(100 * score.low)}–{round(100 * score.high)}"
+
+
+def _thinned(layers: Sequence[int], most: int | None) -> Sequence[int]:
+    """Evenly fewer layers, where a terminal is too low for all; the last one is always there."""
+    if most is None or len(layers) <= most:
+        return layers
+    step = -(-len(layers) // most)
+    return list(reversed(layers[::-1][::step]))

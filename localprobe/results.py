@@ -1,0 +1,437 @@
+"""A run on disk: manifest.json says what was run, rows.jsonl holds what was found, row by row.
+
+Rows are appended example by example, each example whole, in the task's order. So what a killed
+run leaves behind is the beginning of what it would have written, and it can go on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localprobe.cache import write_atomically
+from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.rows import CLEAN, Row, from_json, to_json
+from localprobe.shard import WHOLE
+from localprobe.tally import ORIGINAL, SWAP, Column, Tally
+
+MANIFEST, ROWS = "manifest.json", "rows.jsonl"
+FORMAT = 1
+
+_IDENTITY = ("format", "localprobe", "llama_cpp_python", "model", "experiment", "engine", "batch")
+"""What two runs must have in common for their rows to be the same."""
+
+Cell = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was run. data: the JSON object of manifest.json."""
+
+    data: dict[str, Any]
+
+    @property
+    def columns(self) -> list[Column]:
+        return [
+            Column(column["patch"], column["metric"], tuple(column["layers"]))
+            for column in self.data["columns"]
+        ]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """What every example has a row for, in the order of the file."""
+        return list(dict.fromkeys((c.patch, layer) for c in self.columns for layer in c.layers))
+
+    @property
+    def n_layer(self) -> int:
+        return int(self.data["model"]["n_layer"])
+
+    @property
+    def task(self) -> str:
+        return str(self.data["experiment"]["task"])
+
+    @property
+    def model_name(self) -> str:
+        return str(self.data["model"]["name"])
+
+    @property
+    def title(self) -> str:
+        model, experiment = self.data["model"], self.data["experiment"]
+        shard = experiment["shard"]
+        part = "" if shard == str(WHOLE) else f" · shard {shard}"
+        requantised = ", requantised" if "@" in model["name"] else ""
+        return (
+            f"{experiment['task']} · {model['name']} ({model['architecture']}, "
+            f"{model['file_type']}, {model['n_layer']} blocks{requantised}){part}"
+        )
+
+    def empty_tally(self) -> Tally:
+        return Tally(self.columns, self.data["metric"], self.data["chance"])
+
+
+def new_manifest(
+    model: dict[str, Any],
+    experiment: dict[str, Any],
+    tally: Tally,
+    *,
+    engine: str,
+    batch: int,
+    recipe: str | None,
+) -> Manifest:
+    """model, experiment: as JSON objects. tally: an empty one, which knows the columns."""
+    try:
+        gguf = version("gguf")
+    except PackageNotFoundError:
+        gguf = None
+    return Manifest(
+        {
+            "format": FORMAT,
+            "localprobe": version("localprobe"),
+            "llama_cpp_python": version("llama-cpp-python"),
+            "gguf": gguf,
+            "recipe": recipe,
+            "model": {key: value for key, value in model.items() if key != "path"},
+            "experiment": experiment,
+            "engine": engine,
+            "batch": batch,
+            "metric": tally.metric,
+            "chance": tally.chance,
+            "columns": [
+                {"patch": c.patch, "metric": c.metric, "layers": list(c.layers)}
+                for c in tally.all_columns
+            ],
+            "machine": {
+                "system": f"{platform.system()} {platform.release()}",
+                "processor": platform.machine(),
+                "cores": os.cpu_count(),
+                "python": platform.python_version(),
+            },
+            "started": _now(),
+            "ended": None,
+        }
+    )
+
+
+class RunFolder:
+    """A folder that a sweep is written to while it runs, and goes on from.
+
+    with RunFolder.open(path, manifest) as folder:
+        sweep = experiment.sweep(engine, folder.known)
+        for row in folder.written(sweep.run()): …
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, known: list[Row], file: TextIO) -> None:
+        self.path, self.manifest, self.known = path, manifest, known
+        self._file = file
+        self._cells = manifest.cells
+
+    @classmethod
+    def open(cls, path: Path, manifest: Manifest) -> RunFolder:
+        """A new folder, or one that a run of the same kind left unfinished.
+
+        Raises LocalprobeError where the folder holds anything else, saying what differs.
+        """
+        known: list[Row] = []
+        if (path / MANIFEST).exists():
+            found = read_manifest(path)
+            differing = _differences(found.data, manifest.data)
+            if differing:
+                raise LocalprobeError(
+                    f"{path} holds another run: {'; '.join(differing)}; choose another --out"
+                )
+            manifest = found
+            known, length = _whole_examples(path, manifest.cells)
+            _truncate(path / ROWS, length)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise LocalprobeError(f"{path} is not empty and holds no run; choose another --out")
+        else:
+            write_atomically(path / MANIFEST, _dumped(manifest.data))
+        file = (path / ROWS).open("a", encoding="utf-8", newline="\n")
+        return cls(path, manifest, known, file)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def written(self, rows: Iterable[Row | None]) -> Iterator[Row | None]:
+        """The rows as they come; each example's are written once they are all there.
+
+        At the end of the rows the manifest gets its end time.
+        """
+        have = {row.example for row in self.known}
+        order: deque[int] = deque()
+        clean: dict[int, Row] = {}
+        cells: dict[int, dict[Cell, Row]] = {}
+        for row in rows:
+            if row is not None and row.example not in have:
+                if row.patch == CLEAN:
+                    order.append(row.example)
+                    clean[row.example], cells[row.example] = row, {}
+                else:
+                    assert row.layer is not None
+                    cells[row.example][row.patch, row.layer] = row
+                while order and self._is_whole(clean[order[0]], cells[order[0]]):
+                    number = order.popleft()
+                    self._write(clean.pop(number), cells.pop(number))
+            yield row
+        if not self.manifest.data["ended"]:
+            self.manifest.data["ended"] = _now()
+            write_atomically(self.path / MANIFEST, _dumped(self.manifest.data))
+
+    def _is_whole(self, clean: Row, cells: dict[Cell, Row]) -> bool:
+        return not clean.used or len(cells) == len(self._cells)
+
+    def _write(self, clean: Row, cells: dict[Cell, Row]) -> None:
+        rows = [clean, *(cells[cell] for cell in self._cells if clean.used)]
+        self._file.write("".join(to_json(row) + "\n" for row in rows))
+        self._file.flush()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a sweep found: what was run, and every row. path: its folder, if it is on disk."""
+
+    manifest: Manifest
+    rows: list[Row]
+    path: Path | None = None
+
+    @cached_property
+    def tally(self) -> Tally:
+        """Mean scores with their intervals, the baseline, and transition layers."""
+        tally = self.manifest.empty_tally()
+        for row in self.rows:
+            tally.add(row)
+        return tally
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.tally.layers
+
+    @property
+    def baseline(self) -> float:
+        """The clean model's mean score on the examples used."""
+        return self.tally.baseline.score
+
+    def scores(self, patch: str, metric: str | None = None) -> NDArray[np.float64]:
+        """Mean scores at each of `layers`, (n_layers,); nan where there is none.
+
+        metric: one of the task's, the run's own if None; for swap "original" or "modified".
+        Raises LocalprobeError where the run has no such scores.
+        """
+        metric = metric or (ORIGINAL if patch == SWAP else self.tally.metric)
+        known = [(column.patch, column.metric) for column in self.tally.all_columns]
+        if (patch, metric) not in known:
+            raise LocalprobeError(
+                f"this run has no scores of {patch} by {metric}; it has "
+                + ", ".join(f"{patch} by {metric}" for patch, metric in known)
+            )
+        found = [self.tally.score(patch, metric, layer) for layer in self.layers]
+        return np.array([np.nan if score is None else score.score for score in found])
+
+    def by_metric(self, metric: str | None) -> Run:
+        """The same run with another of the task's metrics as the one that matters."""
+        if metric is None or metric == self.tally.metric:
+            return self
+        if metric not in self.tally.clean_metrics:
+            hint = did_you_mean(metric, self.tally.clean_metrics)
+            raise LocalprobeError(f"{self.manifest.task} has no metric {metric!r}; {hint}")
+        return Run(Manifest({**self.manifest.data, "metric": metric}), self.rows, self.path)
+
+    def transition(self, patch: str) -> int | None:
+        """The layer from which on an intervention no longer matters, if any."""
+        return self.tally.transition(patch)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.manifest.data["ended"] is not None
+
+
+def read_run(path: Path) -> Run:
+    """The run in a folder; of one that was killed, the examples that are whole.
+
+    Raises LocalprobeError where there is none, or it is damaged.
+    """
+    manifest = read_manifest(path)
+    rows, _ = _whole_examples(path, manifest.cells)
+    return Run(manifest, rows, path)
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The folder itself if it holds a run, else those in it that do, by name."""
+    if (path / MANIFEST).is_file():
+        return [path]
+    found = sorted(each.parent for each in path.glob(f"*/{MANIFEST}")) if path.is_dir() else []
+    if not found:
+        raise LocalprobeError(f"{path} holds no run (a folder with {MANIFEST} and {ROWS})")
+    return found
+
+
+def read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LocalprobeError(f"{path} holds no run: there is no {MANIFEST} in it") from None
+    except OSError as error:
+        raise LocalprobeError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise LocalprobeError(f"{file} is damaged: not valid JSON") from None
+    if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
+        raise LocalprobeError(
+            f"{file} is of format {data['format']!r}, this localprobe reads {FORMAT}"
+        )
+    manifest = Manifest(data)
+    try:
+        # Everything that is read off it later is tried once.
+        manifest.cells, manifest.title, manifest.n_layer, data["ended"]
+        manifest.empty_tally()
+        {key: data[key] for key in _IDENTITY}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LocalprobeError(f"{file} is damaged: {error!r}") from None
+    return manifest
+
+
+def merge(paths: Sequence[Path], target: Path) -> Run:
+    """Join the shards of a run into a folder of their own, as if they had been one run.
+
+    Raises LocalprobeError where they do not belong together, or say different things.
+    """
+    runs = [read_run(path) for path in paths]
+    first = runs[0]
+    for run in runs:
+        differing = _differences(first.manifest.data, run.manifest.data, but_shards=True)
+        if differing:
+            raise LocalprobeError(
+                f"{run.path} does not belong to {first.path}: {'; '.join(differing)}"
+            )
+        if not run.is_finished:
+            raise LocalprobeError(f"{run.path} is unfinished; let it go on to its end first")
+    examples: dict[int, tuple[Path, list[Row]]] = {}
+    for path, run in zip(paths, runs, strict=True):
+        for number, rows in _by_example(run.rows).items():
+            other_path, others = examples.setdefault(number, (path, rows))
+            if others != rows:
+                raise LocalprobeError(
+                    f"{other_path} and {path} say different things of example {number}"
+                )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise LocalprobeError(f"{target} is not empty; choose another --out")
+    shards = sorted({run.manifest.data["experiment"]["shard"] for run in runs})
+    missing = _missing(shards)
+    data = json.loads(json.dumps(first.manifest.data))
+    data["experiment"]["shard"] = str(WHOLE) if not missing else "+".join(shards)
+    data["started"] = min(run.manifest.data["started"] for run in runs)
+    data["ended"] = max(run.manifest.data["ended"] for run in runs)
+    merged = [row for number in sorted(examples) for row in examples[number][1]]
+    write_atomically(target / ROWS, "".join(to_json(row) + "\n" for row in merged))
+    write_atomically(target / MANIFEST, _dumped(data))
+    return Run(Manifest(data), merged, target)
+
+
+def _missing(shards: Sequence[str]) -> bool:
+    parts = [shard.partition("/") for shard in shards]
+    counts = {count for _, _, count in parts}
+    return len(counts) != 1 or len(parts) != int(counts.pop())
+
+
+def _by_example(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.example, []).append(row)
+    return found
+
+
+def _whole_examples(path: Path, cells: Sequence[Cell]) -> tuple[list[Row], int]:
+    """The rows of the whole examples at the beginning of the file, and its length up to there.
+
+    What follows them is what was being written when the run was killed.
+    Raises LocalprobeError where something is damaged before that.
+    """
+    file = path / ROWS
+    try:
+        data = file.read_bytes() if file.exists() else b""
+    except OSError as error:
+        raise LocalprobeError(f"cannot read {file}: {error.strerror}") from None
+    whole: list[Row] = []
+    pending: list[Row] = []
+    length = position = 0
+    lines = data.split(b"\n")[:-1]
+    for number, line in enumerate(lines, 1):
+        position += len(line) + 1
+        try:
+            row = from_json(line.decode())
+            _check_place(row, pending, cells)
+        except ValueError as error:
+            raise LocalprobeError(f"{file}, line {number}: damaged: {error}") from None
+        pending.append(row)
+        if not pending[0].used or len(pending) == 1 + len(cells):
+            whole += pending
+            pending, length = [], position
+    return whole, length
+
+
+def _check_place(row: Row, pending: Sequence[Row], cells: Sequence[Cell]) -> None:
+    """Raise ValueError where the row does not follow those of its example."""
+    if not pending:
+        if row.patch != CLEAN:
+            raise ValueError("an example must begin with its clean row")
+    elif row.example != pending[0].example or (row.patch, row.layer) != cells[len(pending) - 1]:
+        raise ValueError("the row does not follow the one before it")
+
+
+def _truncate(file: Path, length: int) -> None:
+    if file.exists() and file.stat().st_size != length:
+        with file.open("r+b") as opened:
+            opened.truncate(length)
+
+
+def _differences(
+    one: dict[str, Any], other: dict[str, Any], *, but_shards: bool = False
+) -> list[str]:
+    """What differs in the identity of two runs, in words."""
+
+    def flat(data: dict[str, Any]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key in _IDENTITY:
+            value = data[key]
+            if isinstance(value, dict):
+                found |= {f"{key} {inner}": each for inner, each in value.items()}
+            else:
+                found[key] = value
+        # The same file may have been given by another name.
+        found.pop("model name", None)
+        if but_shards:
+            found.pop("experiment shard", None)
+        return found
+
+    left, right = flat(one), flat(other)
+    return [
+        f"{key} is {left.get(key)!r}, not {right.get(key)!r}"
+        for key in left.keys() | right.keys()
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _dumped(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,98 @@
+"""Users' data files: JSON, JSONL, CSV and parquet, with errors that name the place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from localprobe.errors import LocalprobeError
+
+_LONGEST_FIELD = 1 << 24
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises LocalprobeError where it is none."""
+    return _parse(_text(path), str(path))
+
+
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a JSONL (.jsonl, .json), CSV or parquet file, each with its place.
+
+    Raises LocalprobeError for other kinds of file, bad lines, and a file without a record.
+    """
+    readers = {".jsonl": _jsonl, ".json": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise LocalprobeError(f"{path}: not one of {', '.join(readers)}")
+    empty = True
+    for place, record in reader(path):
+        empty = False
+        yield place, record
+    if empty:
+        raise LocalprobeError(f"{path} holds no examples")
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            record = _parse(line, place)
+            if not isinstance(record, dict):
+                raise LocalprobeError(f"{place}: not a JSON object")
+            yield place, record
+
+
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.DictReader(_text(path).splitlines(keepends=True))
+    try:
+        for record in reader:
+            yield f"{path}, line {reader.line_num}", record
+    except csv.Error as error:
+        raise LocalprobeError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise LocalprobeError(
+            f"reading {path} needs pyarrow; run: pip install 'localprobe[parquet]'"
+        ) from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", record
+    except OSError as error:
+        raise LocalprobeError(f"cannot read {path}: {error.strerror or error}") from None
+    except pyarrow.ArrowException as error:
+        raise LocalprobeError(f"{path} is not a parquet file: {error}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise LocalprobeError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise LocalprobeError(f"{path}, line {line}: not UTF-8 text") from None
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{place}, line {error.lineno}" if "line" not in place else place
+        raise LocalprobeError(f"{where}: not valid JSON: {error.msg}") from None
+    except (RecursionError, ValueError):
+        raise LocalprobeError(
+            f"{place}: not valid JSON: nested too deeply or a number too long"
+        ) from None

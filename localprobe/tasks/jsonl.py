@@ -1,0 +1,100 @@
+"""A user's own task: one JSON object a line.
+
+{"prompt": …, "answers": [… , …]}
+{"prompt": …, "answers": […], "old": …, "new": …, "new_answers": […]}      for swaps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.tasks.base import (
+    EXACT_MATCH,
+    Example,
+    TaskOptions,
+    exact_match,
+    fold,
+)
+from localprobe.tasks.datafile import read_records
+
+_SWAP_KEYS = ("old", "new", "new_answers")
+_KEYS = ("prompt", "answers", *_SWAP_KEYS)
+PREFIX_MATCH = "prefix_match"
+
+
+class Jsonl:
+    """Prompts and accepted answers from a file.
+
+    exact_match: the answer is the first line, whatever its case, accents and punctuation.
+    prefix_match: the answer begins like that, as "Paris, France" does with "Paris".
+    Chance: the answer to one of these prompts, drawn at random.
+    """
+
+    name = "jsonl"
+    metrics = (EXACT_MATCH, PREFIX_MATCH)
+    max_tokens = 16
+    has_right_answers = True
+    max_prompt_tokens = None
+    takes = ("data",)
+
+    def __init__(self, options: TaskOptions = TaskOptions()) -> None:  # noqa: B008
+        if options.data is None:
+            raise LocalprobeError(
+                'the task jsonl needs --data FILE, with {"prompt": ..., "answers": [...]} a line'
+            )
+        self._path = options.data
+
+    def examples(self) -> Sequence[Example]:
+        return [
+            _example(number, place, record)
+            for number, (place, record) in enumerate(read_records(self._path))
+        ]
+
+    def score(self, text: str, example: Example) -> dict[str, float]:
+        return {
+            EXACT_MATCH: exact_match(text, example.answers),
+            PREFIX_MATCH: prefix_match(text, example.answers),
+        }
+
+    def is_settled(self, text: str, examples: Sequence[Example]) -> bool:
+        """At the line end, or where the text neither begins like an answer nor may come to."""
+        said = fold(text)
+        answers = [fold(answer) for each in examples for answer in each.answers]
+        return "\n" in text or not any(a.startswith(said) or said.startswith(a) for a in answers)
+
+
+def prefix_match(text: str, answers: Sequence[str]) -> float:
+    """1 when the first line begins with an answer, after folding, at the end of a word."""
+    words = text.partition("\n")[0].split()
+    starts = {fold(" ".join(words[:n])) for n in range(1, len(words) + 1)}
+    return float(any(fold(answer) in starts for answer in answers))
+
+
+def _example(number: int, place: str, record: dict[str, Any]) -> Example:
+    for key in record:
+        if key not in _KEYS:
+            raise LocalprobeError(f"{place}: unknown key {key!r}; {did_you_mean(key, _KEYS)}")
+    prompt, answers = _text(record, "prompt", place), _texts(record, "answers", place)
+    if not any(key in record for key in _SWAP_KEYS):
+        return Example(number, prompt, answers)
+    new = _text(record, "new", place)
+    partner = Example(number, "", _texts(record, "new_answers", place), subject=new)
+    return Example(number, prompt, answers, _text(record, "old", place), partner)
+
+
+def _text(record: dict[str, Any], key: str, place: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise LocalprobeError(f"{place}: {key!r} is missing or not a text")
+    return value
+
+
+def _texts(record: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
+    value = record.get(key)
+    good = isinstance(value, list) and value and all(isinstance(v, str) and fold(v) for v in value)
+    if not good:
+        raise LocalprobeError(f"{place}: {key!r} is missing or not a list of texts")
+    assert isinstance(value, list)
+    return tuple(value)

@@ -1,0 +1,286 @@
+"""Runs on disk: written as they come, gone on with after a kill, sharded and merged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localprobe import load_run
+from localprobe.answers import Token
+from localprobe.api import Model, RunningSweep
+from localprobe.errors import LocalprobeError
+from localprobe.experiment import Experiment
+from localprobe.results import MANIFEST, ROWS, merge, run_folders
+from localprobe.rows import Row, from_json, to_json
+from localprobe.shard import Shard, parse_shard
+from localprobe.tasks.base import Example
+from localprobe.tasks.jsonl import Jsonl
+
+BASE = Experiment("capitals", ("random", "swap"), "1:", n=5, all_examples=True, max_tokens=3)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
+    with Model(tiny_file("llama"), threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A task of which the model gets two in three right, by decree."""
+
+    def score(_task: Jsonl, text: str, example: Example) -> dict[str, float]:
+        return {"exact_match": float(example.number % 3 != 1), "prefix_match": len(text) % 2}
+
+    monkeypatch.setattr(Jsonl, "score", score)
+    lines = []
+    for word in ("AA", "BB", "CC", "DD", "EE", "FF", "GG", "HH", "II"):
+        swapped = {"old": word, "new": "zz", "new_answers": ["zz"]}
+        lines.append(json.dumps({"prompt": f"say {word} now:", "answers": ["x"], **swapped}))
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def run(model: Model, experiment: Experiment, out: Path, batch: int | None = None) -> None:
+    with RunningSweep(model, experiment, out, batch=batch) as running:
+        for _ in running.rows():
+            pass
+
+
+def rows(out: Path) -> bytes:
+    return (out / ROWS).read_bytes()
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_killed_anywhere_and_gone_on_with(batch: int | None, model: Model, tmp_path: Path) -> None:
+    run(model, BASE, tmp_path / "whole", batch)
+    whole = rows(tmp_path / "whole")
+    assert len(whole.splitlines()) == 5 * (1 + 2 * 3)
+    rng = np.random.default_rng(0)
+    for number, length in enumerate([0, len(whole), *rng.integers(0, len(whole), 8)]):
+        out = tmp_path / f"killed-{number}"
+        shutil.copytree(tmp_path / "whole", out)
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        manifest["ended"] = None
+        (out / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        (out / ROWS).write_bytes(whole[:length])
+        run(model, BASE, out, batch)
+        assert rows(out) == whole
+        assert load_run(out).is_finished
+
+
+def test_stopped_after_any_row(model: Model, tmp_path: Path) -> None:
+    run(model, BASE, tmp_path / "whole")
+    for stop in (1, 2, 8, 20, 34):
+        out = tmp_path / f"stopped-{stop}"
+        with RunningSweep(model, BASE, out) as running:
+            for _ in islice(running.rows(), stop):
+                pass
+        assert not load_run(out).is_finished
+        assert rows(tmp_path / "whole").startswith(rows(out))
+        run(model, BASE, out)
+        assert rows(out) == rows(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_computed_again(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(model, BASE, tmp_path / "out")
+    before = (tmp_path / "out" / MANIFEST).read_bytes(), rows(tmp_path / "out")
+    monkeypatch.setattr("localprobe.engine.resume.ResumeEngine.run", None)
+    monkeypatch.setattr("localprobe.engine.resume.ResumeEngine.clean", None)
+    run(model, BASE, tmp_path / "out")
+    assert before == ((tmp_path / "out" / MANIFEST).read_bytes(), rows(tmp_path / "out"))
+
+
+def test_shards_merged_are_the_whole_run(model: Model, answers: Path, tmp_path: Path) -> None:
+    """Also where examples are passed over, and -n counts those that are used."""
+    for n in (4, None):
+        experiment = Experiment("jsonl", ("random", "swap"), "0,2", n=n, data=answers, max_tokens=3)
+        run(model, experiment, tmp_path / f"whole-{n}")
+        whole = load_run(tmp_path / f"whole-{n}")
+        assert whole.tally.baseline.n == (n or 6)
+        assert whole.tally.clean.n > whole.tally.baseline.n
+        parts = []
+        for number in (1, 2, 3):
+            parts.append(tmp_path / f"part-{n}-{number}")
+            shard = Experiment(**{**vars(experiment), "shard": Shard(number, 3)})
+            run(model, shard, parts[-1])
+        for some in ([2, 0, 1], [0, 1, 2]):
+            merged = tmp_path / f"merged-{n}-{some[0]}"
+            merge([parts[i] for i in some], merged)
+            assert rows(merged) == rows(tmp_path / f"whole-{n}")
+            assert load_run(merged).manifest.title == whole.manifest.title
+
+
+def test_what_does_not_belong_together(model: Model, tmp_path: Path) -> None:
+    def made(name: str, **changes: object) -> Path:
+        run(model, Experiment(**{**vars(BASE), **changes}), tmp_path / name)  # type: ignore[arg-type]
+        return tmp_path / name
+
+    one = made("one", shard=Shard(1, 2))
+    other_seed = made("seed", shard=Shard(2, 2), seed=4)
+    with pytest.raises(LocalprobeError, match="experiment seed is 0, not 4"):
+        merge([one, other_seed], tmp_path / "joined")
+    other = made("other", shard=Shard(2, 2))
+    # The same examples twice are one, unless they say different things.
+    merge([one, one, other], tmp_path / "twice")
+    changed = tmp_path / "changed"
+    shutil.copytree(one, changed)
+    text = rows(one).decode().replace('"exact_match":0.0', '"exact_match":1.0', 1)
+    (changed / ROWS).write_text(text, encoding="utf-8")
+    with pytest.raises(LocalprobeError, match="different things of example 0"):
+        merge([one, changed], tmp_path / "joined")
+    with pytest.raises(LocalprobeError, match="not empty"):
+        merge([one, other], tmp_path / "seed")
+    assert not (tmp_path / "joined").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "experiment seed is 0, not 1"),
+        ({"n": 4}, "experiment n is 5, not 4"),
+        ({"shard": Shard(1, 2)}, "experiment shard is '1/1', not '1/2'"),
+        ({"patches": ("skip",)}, "interventions"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(
+    changes: dict[str, object], message: str, model: Model, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with RunningSweep(model, BASE, out) as running:
+        for _ in islice(running.rows(), 12):
+            pass
+    before = rows(out)
+    with pytest.raises(LocalprobeError, match=message):
+        run(model, Experiment(**{**vars(BASE), **changes}), out)  # type: ignore[arg-type]
+    assert rows(out) == before
+
+
+def test_a_folder_of_another_model_is_refused(
+    model: Model, tiny_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run(model, BASE, tmp_path / "out")
+    with (
+        Model(tiny_file("qwen2"), threads=1) as other,
+        pytest.raises(LocalprobeError, match="model sha256 is"),
+    ):
+        run(other, BASE, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_left_alone(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(LocalprobeError, match="is not empty and holds no run"):
+        run(model, BASE, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(LocalprobeError, match="is not empty and holds no run"):
+        run(model, BASE, tmp_path / "thesis.txt")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (ROWS, ('"layer":1', '"layer":7'), "line 2: damaged: the row does not follow"),
+        (ROWS, ('"patch":"clean"', '"patch":"skip"'), "line 1: damaged"),
+        (ROWS, ('"exact_match":', '"exact_match":9'), "line 1: damaged: a row's scores"),
+        (ROWS, ("{", ""), "line 1: damaged"),
+        (MANIFEST, ('"format": 1', '"format": 2'), "of format 2"),
+        (MANIFEST, ('"columns"', '"kolumns"'), "damaged: KeyError"),
+        (MANIFEST, ("{", "["), "not valid JSON"),
+    ],
+)
+def test_damage_is_named(
+    file: str, change: tuple[str, str], message: str, model: Model, tmp_path: Path
+) -> None:
+    run(model, BASE, tmp_path / "out")
+    path = tmp_path / "out" / file
+    text = path.read_text(encoding="utf-8")
+    assert change[0] in text
+    path.write_text(text.replace(*change, 1), encoding="utf-8")
+    with pytest.raises(LocalprobeError, match=message):
+        load_run(tmp_path / "out")
+
+
+def test_scores_as_arrays(model: Model, tmp_path: Path) -> None:
+    experiment = Experiment("capitals", ("freeze", "skip"), "0:3", n=3, all_examples=True)
+    run(model, experiment, tmp_path / "out")
+    found = load_run(tmp_path / "out")
+    assert found.layers == (0, 1, 2)
+    freeze = found.scores("freeze")
+    assert freeze.shape == (3,)
+    assert np.isnan(freeze[0])
+    by_hand = [
+        np.mean([r.scores["exact_match"] for r in found.rows if (r.patch, r.layer) == ("skip", k)])
+        for k in found.layers
+    ]
+    assert found.scores("skip") == pytest.approx(by_hand)
+    with pytest.raises(LocalprobeError, match="no scores of random"):
+        found.scores("random")
+
+
+def test_folders_of_runs(model: Model, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        run(model, BASE, tmp_path / "many" / name)
+    assert [path.name for path in run_folders(tmp_path / "many")] == ["a", "b"]
+    assert run_folders(tmp_path / "many" / "a") == [tmp_path / "many" / "a"]
+    with pytest.raises(LocalprobeError, match="holds no run"):
+        run_folders(tmp_path / "nowhere")
+
+
+floats = st.floats(0, 1)
+tokens = st.builds(
+    Token,
+    st.integers(0, 10**6),
+    st.text(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    floats,
+)
+
+
+@given(
+    st.builds(
+        Row,
+        st.integers(0, 10**9),
+        st.sampled_from(["skip", "swap"]),
+        st.integers(0, 99),
+        st.text(),
+        st.dictionaries(st.text(), floats),
+        st.lists(tokens, max_size=3).map(tuple),
+        st.booleans(),
+        st.booleans(),
+        st.none() | st.integers(0, 9),
+    )
+)
+def test_a_row_comes_back_as_it_was(row: Row) -> None:
+    line = to_json(row)
+    assert "\n" not in line
+    assert from_json(line) == row
+
+
+@settings(max_examples=200)
+@given(
+    st.text()
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ).map(json.dumps)
+)
+def test_garbage_is_no_row(line: str) -> None:
+    with pytest.raises(ValueError):
+        from_json(line)
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "1/3/3", "-1/3", "²/3"])
+def test_shards_that_are_none(text: str) -> None:
+    with pytest.raises(LocalprobeError, match="--shard must be like 1/3"):
+        parse_shard(text)

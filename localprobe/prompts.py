@@ -64,7 +64,8 @@ class Encoder:
         if self.chat is None:
             tokens = self.model.tokenize(prompt)
         else:
-            if any(map(self.model.is_control, self.model.tokenize(prompt, control=True)[1:])):
+            written = self.model.tokenize(prompt, control=True, begin=False)
+            if any(map(self.model.is_control, written)):
                 raise LocalprobeError("the prompt holds a control token of the model's own")
             text = self.chat.render(prompt)
             tokens = self.model.tokenize(text, control=True, begin=not self.chat.begins(text))

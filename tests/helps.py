@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
-COMMANDS = ("demo", "probe", "swap", "sweep", "bench", "tokens", "models")
+COMMANDS = ("demo", "probe", "swap", "sweep", "run", "recipes", "bench", "tokens", "models")
+READERS = ("show", "export", "compare", "plot", "merge")
+"""Commands that read runs."""
+
+COMMANDS += READERS
 COMMANDS += ("models list", "models pull", "models prepare", "models info")
 EXAMPLE = re.compile(r"^    (localprobe .*)$", re.MULTILINE)

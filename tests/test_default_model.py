@@ -73,13 +73,32 @@ def test_generation_with_the_cache_equals_recomputing(float32_model: Path) -> No
                 sequence.append(token)
 
 
+@pytest.fixture(scope="module")
+def folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs that examples of the help speak of."""
+    folder = tmp_path_factory.mktemp("runs")
+    few = ["sweep", "-p", "freeze", "--layers", "28:", "-n", "2"]
+    for name in ("runs/quick", "runs/q4", "runs/bf16"):
+        assert main([*few, "--out", str(folder / name)]) == 0
+    for number in (1, 2):
+        out = str(folder / f"shard-{number}")
+        assert main([*few, "--shard", f"{number}/2", "--out", out]) == 0
+    return folder
+
+
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each != "bench"])
-def test_the_example_of_every_help_works(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_every_help_works(
+    command: str,
+    folder_of_runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder_of_runs)
     main([*command.split(), "--help"])
     (example,) = EXAMPLE.findall(capsys.readouterr().out)
     if command == "demo":
         example += " --short"
     assert main(shlex.split(example)[1:]) == 0
     captured = capsys.readouterr()
-    assert captured.out or command in ("models pull", "models prepare")
+    assert captured.out or command in ("models pull", "models prepare", "plot", "merge")
     assert "\x1b" not in captured.out

@@ -185,8 +185,11 @@ class _Weights:
             self.matrix(blk + "ssm_out.weight", t.n_embd, inner)
 
 
-def write(tiny: Tiny, path: Path, adds: tuple[str, ...] = ()) -> Path:
-    """The tiny model as a GGUF. adds: of "bos" and "eos", which tokens it asks for."""
+def write(tiny: Tiny, path: Path, adds: tuple[str, ...] = (), chat: str = "") -> Path:
+    """The tiny model as a GGUF. adds: of "bos" and "eos", which tokens it asks for.
+
+    chat: its chat template.
+    """
     w = gguf.GGUFWriter(path, tiny.arch)
     w.add_block_count(tiny.n_layer)
     w.add_context_length(tiny.n_ctx)
@@ -231,6 +234,8 @@ def write(tiny: Tiny, path: Path, adds: tuple[str, ...] = ()) -> Path:
     w.add_token_merges(["a b"])
     w.add_bos_token_id(EOS)
     w.add_eos_token_id(EOS)
+    if chat:
+        w.add_chat_template(chat)
     w.add_add_bos_token("bos" in adds)
     w.add_add_eos_token("eos" in adds)
     for name, weight in tiny.weights.items():

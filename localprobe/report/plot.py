@@ -37,7 +37,7 @@ def save_figure(runs: Sequence[Run], output: Path) -> None:
     Raises OSError where it cannot be written; then nothing is left there.
     """
     panels = [(run, swap) for run in runs for swap in (False, True) if _has(run, swap)]
-    across = min(_MOST_ACROSS, len(panels))
+    across = min(_MOST_ACROSS, math.ceil(math.sqrt(len(panels))))
     down = math.ceil(len(panels) / across)
     size = (_PANEL[0] * across, _PANEL[1] * down)
     figure, axes = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
@@ -110,7 +110,7 @@ def _heat_map(figure: Any, axis: Any, run: Run) -> None:
 
 def _name(axis: Any, run: Run) -> None:
     title = f"{run.manifest.task} · {run.manifest.model_name}"
-    axis.set_title(visible(title).replace("$", r"\$"), fontsize="medium", pad=28)
+    axis.set_title(visible(title).replace("$", r"\$"), fontsize="medium")
 
 
 def _layer_axis(axis: Any, run: Run) -> None:

@@ -1,0 +1,91 @@
+"""The library: what the README shows, and that the command line says the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import localprobe
+from localprobe import LocalprobeError, Model, load_run, probe, swap, sweep
+from localprobe.engine.full import FullEngine
+from localprobe.interventions import Skip
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tiny_file: Callable[[str], Path]) -> Model:
+    return Model(tiny_file("llama"), threads=1)
+
+
+def test_the_example_of_the_readme(default_model: Path) -> None:
+    """It is run as it stands there; what it prints is what is said to be printed."""
+    (code, printed) = re.findall(
+        r"<!-- library -->\n```python\n(.*?)```\n\n```\n(.*?)```", README.read_text("utf-8"), re.S
+    )[0]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "README.md", "exec"), {})
+    assert out.getvalue() == printed
+
+
+def test_probe_is_the_engine(tiny_model: Model) -> None:
+    found = probe(tiny_model, "in Chad", ["skip", "freeze"], layers="0,2", max_tokens=2)
+    assert [(row.patch, row.layer) for row in found.rows] == [
+        ("skip", 0),
+        ("skip", 2),
+        ("freeze", 2),
+    ]
+    model = tiny_model.loaded.model
+    expected = FullEngine(model).answer(found.tokens, max_tokens=2, intervention=Skip(), layer=2)
+    assert found.rows[1].text == expected.text
+    assert found.rows[1].top[0].id == int(np.argmax(expected.logits))
+
+
+def test_swap_says_where_it_flips(tiny_model: Model) -> None:
+    found = swap(tiny_model, "in Chad now", "Chad", "Mali", max_tokens=2)
+    assert [row.layer for row in found.rows] == [0, 1, 2, 3]
+    assert found.rows[0].text == found.modified.text
+    assert found.plan.at == (3, 4, 5, 6)
+
+
+def test_sweep_and_load(tiny_model: Model, tmp_path: Path) -> None:
+    settings = {"n": 3, "all_examples": True, "max_tokens": 2, "progress": False}
+    found = sweep(tiny_model, "capitals", ["skip"], out=tmp_path / "run", **settings)  # type: ignore[arg-type]
+    again = load_run(tmp_path / "run")
+    assert again.rows == found.rows
+    assert again.scores("skip") == pytest.approx(found.scores("skip"))
+    assert again.layers == (0, 1, 2, 3)
+    unwritten = sweep(tiny_model, "capitals", ["skip"], batch=1, **settings)  # type: ignore[arg-type]
+    assert [row.top for row in unwritten.rows] == [row.top for row in found.rows]
+
+
+def test_errors_are_of_one_family(tiny_model: Model) -> None:
+    for wrong in (
+        lambda: probe(tiny_model, "in Chad", ["skpi"]),
+        lambda: swap(tiny_model, "in Chad", "Peru", "Mali"),
+        lambda: sweep(tiny_model, "capitalz"),
+        lambda: load_run("nowhere"),
+        lambda: Model("nowhere.gguf"),
+    ):
+        with pytest.raises(LocalprobeError):
+            wrong()  # type: ignore[no-untyped-call]
+
+
+def test_names_are_there_without_loading_llama() -> None:
+    code = (
+        "import sys, localprobe; assert 'llama_cpp' not in sys.modules; "
+        "localprobe.LocalprobeError; assert 'llama_cpp' not in sys.modules; "
+        "from localprobe import Model, sweep; assert callable(sweep)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'sweeep'"):
+        _ = localprobe.sweeep

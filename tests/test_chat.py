@@ -1,0 +1,84 @@
+"""Prompts put through a GGUF's own chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from localprobe import api
+from localprobe.chat import ChatTemplate
+from localprobe.errors import LocalprobeError
+from localprobe.llama.model import Model
+from localprobe.prompts import Encoder
+from localprobe.swapping import plan_swap
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] }} Chad: {{ m['content'] | trim }}"
+    "<|end|>{% endfor %}{% if add_generation_prompt %}Reply:{% endif %}"
+)
+
+
+def chat_model(tmp_path: Path, template: str, adds: tuple[str, ...] = ()) -> Model:
+    path = tiny.write(tiny.build("llama"), tmp_path / "chat.gguf", adds, template)
+    return Model(path, threads=1)
+
+
+@pytest.mark.parametrize("adds", [(), ("bos",), ("bos", "eos")])
+def test_tokens_of_a_chat(adds: tuple[str, ...], tmp_path: Path) -> None:
+    with chat_model(tmp_path, TEMPLATE, adds) as model:
+        tokens = Encoder(model, ChatTemplate(model)).tokens(" in Chad ")
+        # The begin token stands in the template: it must not come twice.
+        assert tokens == [
+            tiny.EOS,
+            *b"user Chad: in Chad",
+            tiny.EOS,
+            *b"Reply:",
+        ]
+
+
+def test_without_a_begin_token_in_the_template_the_gguf_says(tmp_path: Path) -> None:
+    with chat_model(tmp_path, "{{ messages[0]['content'] }}!", ("bos",)) as model:
+        assert Encoder(model, ChatTemplate(model)).tokens("hi") == [tiny.EOS, *b"hi!"]
+
+
+def test_a_swap_looks_at_the_prompt_and_not_at_the_template(tmp_path: Path) -> None:
+    with chat_model(tmp_path, TEMPLATE) as model:
+        plan = plan_swap(Encoder(model, ChatTemplate(model)), " in Chad ", "Chad", "Mali")
+        start = 1 + len("user Chad: in ")
+        assert plan.at == plan.donor_at == tuple(range(start, start + 4))
+        assert plan.donor[start : start + 4] == tuple(b"Mali")
+
+
+def test_probe_with_chat_is_probe_of_the_rendered_tokens(tmp_path: Path) -> None:
+    path = tiny.write(tiny.build("llama"), tmp_path / "chat.gguf", (), TEMPLATE)
+    with api.Model(path, threads=1) as model:
+        found = api.probe(model, "in Chad", ["skip"], layers="2", max_tokens=2, chat=True)
+        assert found.tokens == (tiny.EOS, *b"user Chad: in Chad", tiny.EOS, *b"Reply:")
+        plain = api.probe(model, "in Chad", ["skip"], layers="2", max_tokens=2)
+        assert plain.tokens == tuple(b"in Chad")
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "message"),
+    [
+        ("", "hi", "holds no chat template"),
+        ("{{ nothing", "hi", "cannot be used"),
+        ("{{ raise_exception('no') }}", "hi", "refuses the prompt: no"),
+        ("{{ 1 // 0 }}", "hi", "cannot be used"),
+        ("hello", "hi", "changes the prompt"),
+        ("{{ messages[0]['content'] | upper }}", "hi", "changes the prompt"),
+        ("{{ messages[0]['content'] }}:", "a <|end|> b", "control token"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "hi", "cannot be used"),
+        ("{{ messages.append(1) }}{{ messages[0]['content'] }}", "hi", "cannot be used"),
+    ],
+)
+def test_templates_that_are_refused(
+    template: str, prompt: str, message: str, tmp_path: Path
+) -> None:
+    with (
+        chat_model(tmp_path, template) as model,
+        pytest.raises(LocalprobeError, match=message),
+    ):
+        Encoder(model, ChatTemplate(model)).tokens(prompt)

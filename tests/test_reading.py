@@ -1,0 +1,222 @@
+"""show, export, compare, plot, merge, and run: through the command line, on a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localprobe.cli import main
+
+RECIPE = """\
+description = "two tasks"
+model = "nothing of this name"
+interventions = ["freeze", "swap"]
+all_examples = true
+n = 3
+
+[tasks.capitals]
+max_tokens = 2
+
+[tasks.squad]
+interventions = ["skip"]
+layers = "2:"
+max_tokens = 4
+template = "{passage}{question}"
+data = "squad.json"
+"""
+SQUAD = {
+    "data": [
+        {
+            "paragraphs": [
+                {
+                    "context": f"Ulm {n}",
+                    "qas": [{"question": "Who?", "answers": [{"text": f"{n}"}]}],
+                }
+                for n in range(4)
+            ]
+        }
+    ]
+}
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def tiny_run(
+    own_cache: Path, tiny_file: Callable[[str], Path], command: Command
+) -> Callable[..., tuple[int, str, str]]:
+    """tiny_run(*arguments, model="llama"): localprobe run of the recipe above."""
+    Path("two.toml").write_text(RECIPE, encoding="utf-8")
+    Path("squad.json").write_text(json.dumps(SQUAD), encoding="utf-8")
+
+    def call(*arguments: str, model: str = "llama") -> tuple[int, str, str]:
+        return command("run", "two.toml", "-m", str(tiny_file(model)), *arguments)
+
+    return call
+
+
+def test_a_run_is_written_and_shown_again(tiny_run: Command, command: Command) -> None:
+    code, out, err = tiny_run("--out", "runs/one")
+    assert code == 0
+    assert "writing to" in err
+    assert sorted(path.name for path in Path("runs/one").iterdir()) == ["capitals", "squad"]
+    code, shown, _ = command("show", "runs/one")
+    assert code == 0
+
+    def tables(text: str) -> list[str]:
+        return [line.rstrip() for line in text.splitlines() if line and "elapsed" not in line]
+
+    assert tables(shown) == tables(out)
+    assert "capitals · llama" in shown
+    assert "squad · llama" in shown
+    (capitals, squad) = json.loads(command("show", "runs/one", "--json")[1])
+    assert {row["patch"] for row in capitals["rows"]} == {"freeze", "swap"}
+    assert {row["metric"] for row in squad["rows"]} == {"exact_match", "f1"}
+    assert squad["metric"] == "exact_match"
+    by_f1 = json.loads(command("show", "runs/one/squad", "--metric", "f1", "--json")[1])
+    assert by_f1["metric"] == "f1"
+
+
+def test_a_fresh_folder_under_runs(tiny_run: Command) -> None:
+    code, out, _ = tiny_run("--task", "squad", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["out"].startswith(str(Path("runs") / "two-"))
+    assert (Path(found["out"]) / "squad" / "rows.jsonl").is_file()
+    assert len(found["runs"]) == 1
+
+
+def test_the_command_line_wins(tiny_run: Command) -> None:
+    wins = ("--seed", "5", "--layers", "1", "-p", "random", "-n", "2", "--max-tokens", "1")
+    assert tiny_run("--out", "one", *wins)[0] == 0
+    manifest = json.loads(Path("one/capitals/manifest.json").read_text(encoding="utf-8"))
+    experiment = manifest["experiment"]
+    assert (experiment["seed"], experiment["layers"], experiment["n"]) == (5, "1", 2)
+    assert (experiment["interventions"], experiment["max_tokens"]) == (["random"], 1)
+
+
+def test_shards_of_a_recipe_merged(tiny_run: Command, command: Command) -> None:
+    assert tiny_run("--out", "whole")[0] == 0
+    for number in (1, 2):
+        assert tiny_run("--shard", f"{number}/2", "--out", f"s{number}")[0] == 0
+    code, _, err = command("merge", "s1", "s2", "-o", "joined")
+    assert (code, err.count("wrote")) == (0, 2)
+    for task in ("capitals", "squad"):
+        file = f"{task}/rows.jsonl"
+        assert Path("joined", file).read_bytes() == Path("whole", file).read_bytes()
+    _, _, err = command("merge", "s2", "-o", "half")
+    assert "not all shards, only 2/2" in err
+
+
+def test_exports_hold_every_score(tiny_run: Command, command: Command) -> None:
+    tiny_run("--out", "one")
+    document: list[dict[str, Any]] = json.loads(command("show", "one", "--json")[1])
+    scores = [row["score"] for each in document for row in each["rows"]]
+    lines = [
+        json.loads(line)
+        for line in command("export", "one", "--format", "jsonl")[1].split("\n")[:-1]
+    ]
+    assert [line["score"] for line in lines if line["patch"] != "clean"] == scores
+    records = list(csv.DictReader(io.StringIO(command("export", "one")[1])))
+    assert [float(each["score"]) for each in records if each["patch"] != "clean"] == scores
+    markdown = command("export", "one", "--format", "md")[1].splitlines()
+    assert len(markdown) == 2 + len(lines)
+    assert len({line.count("|") for line in markdown}) == 1
+    answers = command("export", "one/squad", "--rows")[1]
+    rows = Path("one/squad/rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [each["answer"] for each in csv.DictReader(io.StringIO(answers, newline=""))] == [
+        json.loads(row)["answer"] for row in rows
+    ]
+
+
+def test_compare_shows_how_the_transition_moves(tiny_run: Command, command: Command) -> None:
+    tiny_run("--out", "one")
+    tiny_run("--out", "two", model="qwen2")
+    code, out, _ = command("compare", "one", "two")
+    assert code == 0
+    assert "[1] llama" in out
+    assert "[2] qwen2" in out
+    comparisons = json.loads(command("compare", "one", "two", "--json")[1])
+    assert [(each["task"], each["patch"]) for each in comparisons] == [
+        ("capitals", "freeze"),
+        ("capitals", "swap"),
+        ("squad", "skip"),
+    ]
+    for each in comparisons:
+        first, other = each["transitions"]
+        assert each["shifts"][1] == (None if None in (first, other) else other - first)
+    assert command("compare", "one/squad", "two/capitals")[0] == 2
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_a_figure(kind: str, tiny_run: Command, command: Command) -> None:
+    tiny_run("--out", "one")
+    code, out, err = command("plot", "one", "-o", f"figure.{kind}")
+    assert (code, out) == (0, "")
+    assert f"wrote figure.{kind}" in err
+    data = Path(f"figure.{kind}").read_bytes()
+    assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
+    assert not list(Path().glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nowhere"], "holds no run"),
+        (["show", "one", "--metric", "f2"], "no metric 'f2'"),
+        (["export", "one", "--format", "xml"], "unknown format 'xml'"),
+        (["plot", "one", "-o", "figure.gif"], "must be one of .png"),
+        (["plot", "one", "-o", "no/such/folder/figure.png"], "No such file or directory"),
+        (["compare", "one"], "no two of these runs"),
+        (["merge", "one", "nowhere", "-o", "x"], "holds no run"),
+        (["run", "quik"], "did you mean quick"),
+        (["run", "two.toml", "--task", "maths"], "has no task 'maths'"),
+        (["run", "two.toml"], "nothing of this name"),
+        (["sweep", "--shard", "3/2"], "--shard must be like"),
+        (["sweep", "--task", "math", "-p", "swap"], "needs words to swap"),
+        (["sweep", "--metric", "f1"], "no metric 'f1'"),
+        (["sweep", "--max-prompt-tokens", "9"], "--max-prompt-tokens is not for"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str],
+    message: str,
+    tiny_run: Command,
+    command: Command,
+    tiny_file: Callable[[str], Path],
+) -> None:
+    if arguments[1] == "one":
+        tiny_run("--task", "squad", "--out", "one")
+    if arguments[0] == "sweep":
+        arguments = [*arguments, "-m", str(tiny_file("llama"))]
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("localprobe: ")
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+def test_a_task_without_a_right_answer_does_not_stop_the_others(
+    tiny_run: Command, tiny_file: Callable[[str], Path], command: Command
+) -> None:
+    Path("two.toml").write_text(RECIPE.replace("all_examples = true", ""), encoding="utf-8")
+    code, out, err = tiny_run("--out", "one", "--json")
+    assert code == 1
+    assert "2 of 2 tasks could not be probed" in err
+    assert json.loads(out)["runs"] == []
+    assert (Path("one") / "squad" / "rows.jsonl").stat().st_size > 0

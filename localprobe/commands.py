@@ -38,6 +38,8 @@ from localprobe.results import Run
 from localprobe.sweeping import NothingToProbeError
 from localprobe.words import is_word
 
+_GO_ON = "what is done is in {0}; to go on, run it again with --out {0}"
+
 
 @dataclass(frozen=True)
 class ModelChoice:
@@ -176,7 +178,12 @@ def sweep(
 ) -> None:
     experiment.build_task()
     with model.open() as opened:
-        found = run_and_show(opened, experiment, out, batch=batch, recipe_name=None, json=json)
+        try:
+            found = run_and_show(opened, experiment, out, batch=batch, recipe_name=None, json=json)
+        except KeyboardInterrupt:
+            if out is not None:
+                say(_GO_ON.format(out))
+            raise
         if json:
             print_document(documents.sweep_document(found.manifest, found.tally))
 
@@ -209,6 +216,8 @@ def run_recipe(
         say(f"writing to {target}")
         for experiment in experiments:
             folder = target if len(chosen.experiments) == 1 else target / experiment.task
+            if found and not json:
+                print()
             try:
                 done = run_and_show(
                     opened, experiment, folder, batch=batch, recipe_name=chosen.name, json=json
@@ -218,7 +227,7 @@ def run_recipe(
                 say(f"localprobe: {experiment.task}: {error}")
                 problems += 1
             except KeyboardInterrupt:
-                say(f"what is done is in {target}; to go on, run it again with --out {target}")
+                say(_GO_ON.format(target))
                 raise
     if json:
         documents_found = [documents.sweep_document(run.manifest, run.tally) for run in found]

@@ -51,10 +51,17 @@ def score_table(console: Console, tally: Tally, most_rows: int | None = None) ->
     """Mean score, bar and 95 % interval in percent; the bars give way in a narrow terminal."""
     columns = tally.columns
     table = layer_table()
+    width = column_width(console, len(columns))
+    if width < _NUMBER + 1:
+        # What gives way last are the numbers themselves.
+        table.padding = (0, 0)
+        table.columns[0].width = len(str(tally.layers[-1]))
+        width = _NUMBER
     for column in columns:
         title = f"{column.patch} {column.metric}" if column.patch == SWAP else column.patch
-        table.add_column(title, no_wrap=True)
-    width = column_width(console, len(columns))
+        if len(title) > width:
+            title = title.replace(" ", "\n")
+        table.add_column(title, no_wrap=True, max_width=max(width, _NUMBER))
     for layer in _thinned(tally.layers, most_rows):
         cells = [_cell(console, tally, column, layer, width) for column in columns]
         table.add_row(str(layer), *cells)

@@ -49,7 +49,7 @@ class SweepView:
         tally = self._sweep.tally
         heading = head(tally, self._title)
         progress = Text(self._progress(), style="bold")
-        fixed = len(heading.plain.splitlines()) + 5
+        fixed = len(heading.plain.splitlines()) + 6
         rows = max(1, self._console.height - fixed)
         return Group(heading, "", score_table(self._console, tally, rows), "", progress)
 

@@ -398,6 +398,11 @@ def quantize(source: Path, target: Path, kind: str) -> None:
         raise ModelError(f"llama.cpp could not convert {source} to {kind} ({_last_error()})")
 
 
+_MAPPED_AT_MOST = 1 << 29
+"""Bytes. llama.cpp rearranges weights of many types for the CPU; beside a mapped file that is a
+second copy in memory, instead of a read file it is the only one."""
+
+
 def _load(path: Path, gpu_layers: int) -> int:
     try:
         with path.open("rb") as file:
@@ -409,6 +414,7 @@ def _load(path: Path, gpu_layers: int) -> int:
     _start_backend()
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1_000_000
+    params.use_mmap = gpu_layers != 0 or path.stat().st_size <= _MAPPED_AT_MOST
     _log.clear()
     with held_back():
         model = llama.llama_model_load_from_file(os.fsencode(path), params)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from localprobe import interventions, probing, swapping
 from localprobe.engine.full import Answer, FullEngine
 from localprobe.engine.resume import BATCH_SIZE
-from localprobe.errors import LocalprobeError
+from localprobe.errors import LocalprobeError, NotFiniteError
 from localprobe.experiment import Experiment, encoder
 from localprobe.layers import parse_layers
 from localprobe.models import RESUME, LoadedModel, choose_engine, model_record, open_model
@@ -160,6 +160,8 @@ def probe(
             wanted.append(interventions.by_name(patch, seed))
     n_cells = sum(len(probing.defined_layers(each, chosen)) for each in wanted)
     (run,) = engine.clean([tokens], chosen, max_tokens=max_tokens, stops=[None])
+    if not run.answer.is_finite:
+        raise NotFiniteError("the model's logits after the prompt are not finite numbers")
     found = probing.probe(engine, run, wanted, chosen, max_tokens=max_tokens)
     order = {each.name: place for place, each in enumerate(wanted)}
     rows = sorted(watch(found, n_cells), key=lambda row: (order[row.patch], row.layer))

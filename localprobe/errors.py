@@ -16,6 +16,10 @@ class ModelError(LocalprobeError):
     """A model file that cannot be read, or that localprobe cannot probe."""
 
 
+class NotFiniteError(ModelError):
+    """Logits that are not finite numbers, so that there is no answer."""
+
+
 class FetchError(LocalprobeError):
     """A model that could not be fetched or that is not what it should be."""
 

@@ -13,6 +13,9 @@ from localprobe.prompts import Encoder
 from localprobe.swapping import pair_up, tokens_at
 from localprobe.words import occurrences
 
+NOT_FINITE = "(not finite)"
+"""Instead of an answer, where the model's logits are not finite numbers."""
+
 
 @dataclass(frozen=True)
 class ProbeRow:
@@ -53,8 +56,9 @@ def probe(
             stops=[None],
         )
         for _, layer, answer in cells:
-            top = top_tokens(engine.model, answer.logits)
-            yield ProbeRow(intervention.name, layer, answer.text, top)
+            top = top_tokens(engine.model, answer.logits) if answer.is_finite else ()
+            text = answer.text if answer.is_finite else NOT_FINITE
+            yield ProbeRow(intervention.name, layer, text, top)
 
 
 def injection(

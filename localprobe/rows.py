@@ -18,7 +18,8 @@ class Row:
 
     patch "clean" is the model left alone; its layer is None. used: whether the example is swept;
     cut: whether its prompt was cut short. partner: the example that a swap took its states from.
-    top: the five likeliest first tokens.
+    top: the five likeliest first tokens. not_finite: the model's numbers were not, so that there is
+    neither an answer nor a score.
     """
 
     example: int
@@ -30,9 +31,10 @@ class Row:
     used: bool = True
     cut: bool = False
     partner: int | None = None
+    not_finite: bool = False
 
 
-_DEFAULTS = {"used": True, "cut": False, "partner": None}
+_DEFAULTS = {"used": True, "cut": False, "partner": None, "not_finite": False}
 
 
 def to_json(row: Row) -> str:
@@ -69,6 +71,7 @@ def _check(row: Row) -> None:
         "used": isinstance(row.used, bool),
         "cut": isinstance(row.cut, bool),
         "partner": row.partner is None or _is_count(row.partner),
+        "not_finite": isinstance(row.not_finite, bool),
     }
     assert good.keys() == {field.name for field in fields(Row)}
     for name, is_good in good.items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from localprobe.answers import Token, top_tokens
 from localprobe.engine.full import Answer, CleanRun, FullEngine
-from localprobe.errors import LocalprobeError
+from localprobe.errors import LocalprobeError, NotFiniteError
 from localprobe.interventions import FloatArray, Inject
 from localprobe.llama.model import softmax
 from localprobe.prompts import Encoder
@@ -177,13 +177,20 @@ class Swap:
 
     def _clean(self, tokens: Sequence[int], max_tokens: int) -> CleanRun:
         (run,) = self._engine.clean([tokens], self._layers, max_tokens=max_tokens, stops=[None])
+        if not run.answer.is_finite:
+            raise NotFiniteError("the model's logits after the prompt are not finite numbers")
         return run
 
     def _answers(self, run: CleanRun, inject: Inject, max_tokens: int) -> Cells:
         cells = self._engine.run(
             [run], [inject], self._layers, max_tokens=max_tokens, examples=[0], stops=[None]
         )
-        return ((layer, answer) for _, layer, answer in cells)
+        for _, layer, answer in cells:
+            if not answer.is_finite:
+                raise NotFiniteError(
+                    f"swapped at layer {layer}, the model's logits are not finite numbers"
+                )
+            yield layer, answer
 
 
 def _parting(original: Answer, modified: Answer) -> tuple[tuple[int, ...], int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from localprobe.answers import top_tokens
@@ -200,6 +200,8 @@ class Sweep:
 
     def _clean_row(self, candidate: _Candidate) -> Row:
         example, run = candidate.example, self._run_of(candidate)
+        if not run.answer.is_finite:
+            return Row(example.number, CLEAN, None, "", {}, (), used=False, not_finite=True)
         scores = self.task.score(run.answer.text, example)
         return Row(
             example=example.number,
@@ -255,6 +257,11 @@ class Sweep:
         )
         for i, layer, answer in cells:
             example, partner = pairs[i][0].example, partners[i]
+            whose = partner.number if partner and partner is not example.partner else None
+            if not answer.is_finite:
+                nothing = Row(example.number, patch, layer, "", {}, (), partner=whose)
+                yield replace(nothing, not_finite=True)
+                continue
             scores = self.task.score(answer.text, example)
             if partner:
                 modified = self.task.score(answer.text, partner)[self.metric]
@@ -266,7 +273,7 @@ class Sweep:
                 answer=answer.text,
                 scores=scores,
                 top=top_tokens(self._engine.model, answer.logits),
-                partner=partner.number if partner and partner is not example.partner else None,
+                partner=whose,
             )
 
     def _partner(self, pair: _Pair) -> Example:

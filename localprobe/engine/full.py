@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from localprobe.errors import NotFiniteError
 from localprobe.interventions import Edit, FloatArray, Intervention
 from localprobe.llama.model import Model
 from localprobe.llama.residual import Keep
@@ -26,17 +27,23 @@ class Answer:
     tokens: the greedy continuation, without the end token. text: its text.
     logits: (n_vocab,) of the first generated token.
     end: the end token, where the model gave one.
+    margin: by how much the likeliest token was ahead of the next, where that was least; in logits.
+    is_finite: False where logits were not finite numbers, so that there is no answer.
     """
 
     tokens: tuple[int, ...]
     text: str
     logits: FloatArray
     end: int | None = None
+    margin: float = np.inf
+    is_finite: bool = True
 
     @property
     def all_tokens(self) -> tuple[int, ...]:
         return self.tokens if self.end is None else (*self.tokens, self.end)
 
+
+NO_ANSWER = Answer((), "", np.empty(0, np.float32), is_finite=False)
 
 Stop = Callable[[str], bool]
 
@@ -78,10 +85,16 @@ class FullEngine:
         max_tokens: int,
         stops: Sequence[Stop | None],
     ) -> list[CleanRun]:
-        """The clean answers to some prompts, ready to `run` interventions at these layers."""
+        """The clean answers to some prompts, ready to `run` interventions at these layers.
+
+        NO_ANSWER where logits are not finite; those must not be run.
+        """
         runs = []
         for prompt, stop in zip(prompts, stops, strict=True):
-            answer = self.answer(prompt, max_tokens=max_tokens, stop=stop)
+            try:
+                answer = self.answer(prompt, max_tokens=max_tokens, stop=stop)
+            except NotFiniteError:
+                answer = NO_ANSWER
             runs.append(CleanRun(tuple(prompt), answer, tuple(prompt), {}))
         return runs
 
@@ -97,22 +110,23 @@ class FullEngine:
     ) -> Iterator[tuple[int, int, Answer]]:
         """Every prompt at every layer, each with its intervention, which are of one kind.
 
-        Yields (number of the prompt, layer, answer). Order is the engine's affair.
+        Yields (number of the prompt, layer, answer). Order is the engine's affair. Where there is
+        no answer since logits are not finite, that one is NO_ANSWER.
         """
         for layer in layers:
             for i, run in enumerate(runs):
-                yield (
-                    i,
-                    layer,
-                    self.answer(
+                try:
+                    answer = self.answer(
                         run.prompt,
                         max_tokens=max_tokens,
                         intervention=interventions[i],
                         layer=layer,
                         example=examples[i],
                         stop=stops[i],
-                    ),
-                )
+                    )
+                except NotFiniteError:
+                    answer = NO_ANSWER
+                yield i, layer, answer
 
     def answer(
         self,
@@ -177,11 +191,14 @@ class Writing:
         self._model, self._stop = model, stop
         self._max_tokens, self._first = max_tokens, logits
         self._end: int | None = None
+        self._margin = np.inf
         self.take(logits)
 
     def take(self, logits: FloatArray) -> None:
         """The logits after the newest token: write the likeliest one, or be done."""
         token = int(np.argmax(logits))
+        second, first = np.partition(logits, -2)[-2:]
+        self._margin = min(self._margin, float(first - second))
         if self._model.ends_generation(token):
             self._end, self.done = token, True
             return
@@ -193,4 +210,5 @@ class Writing:
 
     def answer(self) -> Answer:
         written = tuple(self.sequence[self.n_prompt :])
-        return Answer(written, self._model.detokenize(written), self._first, self._end)
+        text = self._model.detokenize(written)
+        return Answer(written, text, self._first, self._end, self._margin)

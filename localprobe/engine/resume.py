@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from localprobe.engine.full import CLEAN, Answer, CleanRun, FullEngine, Stop, Writing
-from localprobe.errors import ModelError
+from localprobe.engine.full import CLEAN, NO_ANSWER, Answer, CleanRun, FullEngine, Stop, Writing
+from localprobe.errors import ModelError, NotFiniteError
 from localprobe.interventions import (
     Edit,
     FloatArray,
@@ -129,6 +129,8 @@ def check_resume(model: Model) -> None:
                 prompts[i], max_tokens=1, intervention=kind, layer=layer, example=i
             ).logits
             spread = float(expected.max() - expected.min())
+            if not answer.is_finite:
+                raise ModelError(f"resuming at layer {layer} gives no finite logits")
             if not float(np.abs(answer.logits - expected).max()) <= _CHECK_TOLERANCE * spread:
                 raise ModelError(f"resuming at layer {layer} gives other logits under {kind.name}")
 
@@ -156,7 +158,26 @@ class ResumeEngine(FullEngine):
         runs: list[CleanRun] = []
         for some in self._batched([len(prompt) + max_tokens for prompt in prompts], FEW_ROWS):
             part = slice(some.start, some.stop)
-            runs += self._clean_batch(prompts[part], wanted, max_tokens, stops[part])
+            try:
+                runs += self._clean_batch(prompts[part], wanted, max_tokens, stops[part])
+            except NotFiniteError:
+                runs += self._clean_one_by_one(prompts[part], wanted, max_tokens, stops[part])
+        return runs
+
+    def _clean_one_by_one(
+        self,
+        prompts: Sequence[Sequence[int]],
+        layers: frozenset[int],
+        max_tokens: int,
+        stops: Sequence[Stop | None],
+    ) -> list[CleanRun]:
+        """Each prompt by itself: one that is not finite spoils all that share its cache."""
+        runs = []
+        for prompt, stop in zip(prompts, stops, strict=True):
+            try:
+                runs += self._clean_batch([prompt], layers, max_tokens, [stop])
+            except NotFiniteError:
+                runs.append(CleanRun(tuple(prompt), NO_ANSWER, tuple(prompt), {}))
         return runs
 
     def _clean_batch(
@@ -224,21 +245,45 @@ class ResumeEngine(FullEngine):
     ) -> Iterator[tuple[int, int, Answer]]:
         all_rows = isinstance(interventions[0], Random | Shuffle)
         lengths = [len(run.prompt) + max_tokens for run in runs]
+        downwards = sorted(layers, reverse=True)
         for some in self._batched(lengths, MANY_ROWS if all_rows else FEW_ROWS):
-            batches = _Batches()
             jobs = [
                 _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i]) for i in some
             ]
-            room = sum(len(job.run.prompt) + max_tokens for job in jobs)
-            self.model.reserve(room, len(jobs))
-            self._fill_prefix(jobs)
-            for layer in sorted(layers, reverse=True):
+            for number, layer, answer in self._run_batch(jobs, downwards, max_tokens):
+                yield some.start + number, layer, answer
+
+    def _run_batch(
+        self, jobs: list[_Job], layers: Sequence[int], max_tokens: int
+    ) -> Iterator[tuple[int, int, Answer]]:
+        """The answers of jobs that share decodes, layers going down: (job's number, layer, …)."""
+        numbers = [job.number for job in jobs]
+        for sequence, job in enumerate(jobs):
+            job.number = sequence
+        ready: _Batches | None = None
+        for place, layer in enumerate(layers):
+            try:
+                if ready is None:
+                    room = sum(len(job.run.prompt) + max_tokens for job in jobs)
+                    self.model.reserve(room, len(jobs))
+                    self._fill_prefix(jobs)
+                    ready = _Batches()
                 for job in jobs:
                     job.writing = None
-                self._layer(jobs, layer, max_tokens, batches)
-                for job, i in zip(jobs, some, strict=True):
-                    assert job.writing is not None
-                    yield i, layer, job.writing.answer()
+                self._layer(jobs, layer, max_tokens, ready)
+            except NotFiniteError:
+                if len(jobs) > 1:
+                    # One that is not finite spoils all that share its cache.
+                    for job, number in zip(jobs, numbers, strict=True):
+                        for _, below, answer in self._run_batch([job], layers[place:], max_tokens):
+                            yield number, below, answer
+                    return
+                yield numbers[0], layer, NO_ANSWER
+                ready = None
+                continue
+            for job, number in zip(jobs, numbers, strict=True):
+                assert job.writing is not None
+                yield number, layer, job.writing.answer()
 
     def _layer(self, jobs: list[_Job], layer: int, max_tokens: int, batches: _Batches) -> None:
         """Write the answers of all jobs at a layer."""

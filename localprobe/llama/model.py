@@ -13,7 +13,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from localprobe.errors import LocalprobeError, ModelError
+from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
@@ -280,7 +280,7 @@ class Model:
             # A masked cell of the cache counts 0 x its value, which is not 0 for inf and nan:
             # what lies there would spoil every later pass.
             llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
-            raise ModelError("the model's logits are not finite numbers, so there is no answer")
+            raise NotFiniteError("the model's logits are not finite numbers, so there is no answer")
         return logits
 
     def _make_room(self, n_tokens: int, *, keep: bool, n_sequences: int = 1) -> None:
@@ -414,7 +414,8 @@ def _load(path: Path, gpu_layers: int) -> int:
     _start_backend()
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1_000_000
-    params.use_mmap = gpu_layers != 0 or path.stat().st_size <= _MAPPED_AT_MOST
+    if gpu_layers == 0 and path.stat().st_size > _MAPPED_AT_MOST:
+        params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     _log.clear()
     with held_back():
         model = llama.llama_model_load_from_file(os.fsencode(path), params)

@@ -91,6 +91,7 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
         "baseline": {"score": tally.clean.score, "n": tally.clean.n},
         "used": {"score": tally.baseline.score, "n": tally.baseline.n},
         "cut": tally.n_cut,
+        "not_finite": tally.n_not_finite,
         "rows": score_records(tally),
         "transitions": {patch: tally.transition(patch) for patch in patches},
     }

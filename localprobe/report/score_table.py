@@ -42,6 +42,8 @@ def head(tally: Tally, title: str) -> Text:
         lines.append(f"chance:{of} {tally.chance[tally.metric]:.2f}")
     if tally.n_cut:
         lines.append(f"prompts cut short: {tally.n_cut} of {clean.n}")
+    if tally.n_not_finite:
+        lines.append(f"left out, since the model's numbers were not finite: {tally.n_not_finite}")
     if SWAP in tally.patches:
         lines.append("swap: original, modified = whose answer is given")
     return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")

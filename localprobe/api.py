@@ -226,7 +226,7 @@ def swap(
 
 
 class RunningSweep:
-    """A sweep set going on a model, written to a folder or not.
+    """A sweep set going on a model, written to a folder, or kept in memory, or neither.
 
     with RunningSweep(model, experiment, out) as running:
         for row in running.rows(): …
@@ -241,6 +241,7 @@ class RunningSweep:
         *,
         batch: int | None = None,
         recipe: str | None = None,
+        keep: bool = True,
     ) -> None:
         # What is written down must not depend on what happened to share its decodes: other
         # batches use other kernels, which round differently.
@@ -255,7 +256,7 @@ class RunningSweep:
             recipe=recipe,
         )
         self._folder: RunFolder | None = None
-        self._found: list[Row] = []
+        self._keep, self._found = keep, list[Row]()
         if out is not None:
             self._folder = RunFolder.open(out, self.manifest)
             self.manifest = self._folder.manifest
@@ -270,16 +271,25 @@ class RunningSweep:
 
     def rows(self) -> Iterator[Row | None]:
         """The rows as they are found, written down as their examples are whole; see Sweep.run."""
-        rows = self.sweep.run()
-        for row in rows if self._folder is None else self._folder.written(rows):
-            if row is not None:
+        if self._folder is not None:
+            # What is on disk need not be held in memory.
+            yield from self._folder.written(self.sweep.run())
+            return
+        for row in self.sweep.run():
+            if row is not None and self._keep:
                 self._found.append(row)
             yield row
 
     def found(self) -> Run:
-        """What was found so far."""
-        path = None if self._folder is None else self._folder.path
-        return Run(self.manifest, self._found, path)
+        """What was found so far; where it is written down, of examples that are whole."""
+        if self._folder is not None:
+            return read_run(self._folder.path)
+        place = {cell: number for number, cell in enumerate(self.manifest.cells)}
+        rows = sorted(
+            self._found,
+            key=lambda row: (row.example, place.get((row.patch, row.layer or 0), -1)),
+        )
+        return Run(self.manifest, rows)
 
 
 def sweep(

@@ -34,8 +34,9 @@ from localprobe.report.terminal import (
     visible,
     with_bar,
 )
-from localprobe.results import Run
+from localprobe.results import Manifest
 from localprobe.sweeping import NothingToProbeError
+from localprobe.tally import Tally
 from localprobe.words import is_word
 
 _GO_ON = "what is done is in {0}; to go on, run it again with --out {0}"
@@ -179,13 +180,15 @@ def sweep(
     experiment.build_task()
     with model.open() as opened:
         try:
-            found = run_and_show(opened, experiment, out, batch=batch, recipe_name=None, json=json)
+            manifest, tally = run_and_show(
+                opened, experiment, out, batch=batch, recipe_name=None, json=json
+            )
         except KeyboardInterrupt:
             if out is not None:
                 say(_GO_ON.format(out))
             raise
         if json:
-            print_document(documents.sweep_document(found.manifest, found.tally))
+            print_document(documents.sweep_document(manifest, tally))
 
 
 def run_recipe(
@@ -211,7 +214,7 @@ def run_recipe(
         experiment.build_task()
     target = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
     problems = 0
-    found: list[Run] = []
+    found: list[tuple[Manifest, Tally]] = []
     with replace(choice, name=model_name or chosen.model).open() as opened:
         say(f"writing to {target}")
         for experiment in experiments:
@@ -230,7 +233,7 @@ def run_recipe(
                 say(_GO_ON.format(target))
                 raise
     if json:
-        documents_found = [documents.sweep_document(run.manifest, run.tally) for run in found]
+        documents_found = [documents.sweep_document(*each) for each in found]
         print_document({"out": str(target), "runs": documents_found})
     if problems:
         raise NothingToProbeError(f"{problems} of {len(experiments)} tasks could not be probed")
@@ -244,17 +247,17 @@ def run_and_show(
     batch: int,
     recipe_name: str | None,
     json: bool,
-) -> Run:
+) -> tuple[Manifest, Tally]:
     """Run a sweep to its end, with its table on stdout unless that is for JSON."""
     with api.RunningSweep(
-        model, experiment, out, batch=batch or None, recipe=recipe_name
+        model, experiment, out, batch=batch or None, recipe=recipe_name, keep=False
     ) as running:
         if json:
             run_with_bar(running.sweep, running.rows())
         else:
             view = SweepView(running.sweep, model.n_layer, running.manifest.title)
             view.run(running.rows())
-        return running.found()
+        return running.manifest, running.sweep.tally
 
 
 def run_bench(n_prompts: int, model: ModelChoice, *, json: bool) -> None:

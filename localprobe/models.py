@@ -101,17 +101,16 @@ def choose_engine(
         reason = "this build of llama-cpp-python marks what is to be computed in another way"
         return FullEngine(loaded.model), reason
 
-    def run() -> str:
+    def run() -> dict[str, Any]:
         try:
-            check_resume(loaded.model)
+            return {"noise": check_resume(loaded.model)}
         except ModelError as error:
-            return str(error)
-        return ""
+            return {"reason": str(error)}
 
-    reason = _remember(loaded.model, loaded.sha256, "resume", run)
-    if reason:
-        return FullEngine(loaded.model), reason
-    return ResumeEngine(loaded.model, batch_size), ""
+    found = _remember(loaded.model, loaded.sha256, "resuming", run)
+    if "reason" in found:
+        return FullEngine(loaded.model), str(found["reason"])
+    return ResumeEngine(loaded.model, batch_size, float(found["noise"])), ""
 
 
 @contextmanager
@@ -144,12 +143,12 @@ def why_not(model: Model, digest: str) -> str:
             return str(error)
         return ""
 
-    return _remember(model, digest, "states", run)
+    return str(_remember(model, digest, "states", run))
 
 
-def _remember(model: Model, digest: str, what: str, run: Callable[[], str]) -> str:
+def _remember(model: Model, digest: str, what: str, run: Callable[[], Any]) -> Any:
     versions = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
-    return str(remembered("checks.json", f"{digest} {what}, {versions}, {model.devices}", run))
+    return remembered("checks.json", f"{digest} {what}, {versions}, {model.devices}", run)
 
 
 def _hash(path: Path) -> str:

@@ -18,8 +18,10 @@ class Row:
 
     patch "clean" is the model left alone; its layer is None. used: whether the example is swept;
     cut: whether its prompt was cut short. partner: the example that a swap took its states from.
-    top: the five likeliest first tokens. not_finite: the model's numbers were not, so that there is
-    neither an answer nor a score.
+    top: the five likeliest first tokens.
+    not_finite: the model's numbers were not, so that there is neither an answer nor a score.
+    near_tie: some token of the answer was hardly likelier than another one; computed on another
+    machine, or in another batch, the answer may differ.
     """
 
     example: int
@@ -32,9 +34,16 @@ class Row:
     cut: bool = False
     partner: int | None = None
     not_finite: bool = False
+    near_tie: bool = False
 
 
-_DEFAULTS = {"used": True, "cut": False, "partner": None, "not_finite": False}
+_DEFAULTS = {
+    "used": True,
+    "cut": False,
+    "partner": None,
+    "not_finite": False,
+    "near_tie": False,
+}
 
 
 def to_json(row: Row) -> str:
@@ -72,6 +81,7 @@ def _check(row: Row) -> None:
         "cut": isinstance(row.cut, bool),
         "partner": row.partner is None or _is_count(row.partner),
         "not_finite": isinstance(row.not_finite, bool),
+        "near_tie": isinstance(row.near_tie, bool),
     }
     assert good.keys() == {field.name for field in fields(Row)}
     for name, is_good in good.items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from localprobe.answers import top_tokens
-from localprobe.engine.full import CleanRun, FullEngine
+from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.interventions import Freeze, Inject, Intervention, Random, Shuffle, Skip, by_name
 from localprobe.pace import Pace
@@ -212,7 +212,11 @@ class Sweep:
             top=top_tokens(self._engine.model, run.answer.logits),
             used=self._all or scores[self.metric] > 0,
             cut=self._cut(example) is not example,
+            near_tie=self._is_near_tie(run.answer),
         )
+
+    def _is_near_tie(self, answer: Answer) -> bool:
+        return answer.margin <= 2 * self._engine.noise
 
     def _run_of(self, candidate: _Candidate) -> CleanRun:
         """The clean run of an example, which is computed along with its neighbours."""
@@ -274,6 +278,7 @@ class Sweep:
                 scores=scores,
                 top=top_tokens(self._engine.model, answer.logits),
                 partner=whose,
+                near_tie=self._is_near_tie(answer),
             )
 
     def _partner(self, pair: _Pair) -> Example:

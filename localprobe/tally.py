@@ -65,7 +65,7 @@ class Tally:
         self.all_columns, self.metric, self.chance = tuple(columns), metric, dict(chance or {})
         self.layers = tuple(sorted({layer for column in columns for layer in column.layers}))
         self.patches = tuple(dict.fromkeys(column.patch for column in columns))
-        self.n_cut = self.n_not_finite = 0
+        self.n_cut = self.n_not_finite = self.n_near_ties = self.n_rows = 0
         self._cells: dict[tuple[str, str, int], list[float]] = defaultdict(lambda: [0.0, 0])
         self._clean_all: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
         self._clean_used: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
@@ -83,7 +83,9 @@ class Tally:
 
     def add(self, row: Row) -> None:
         """Count a row in. One that is not finite has no scores, and counts as nothing else."""
+        self.n_rows += 1
         self.n_not_finite += row.not_finite
+        self.n_near_ties += row.near_tie
         if row.patch == CLEAN:
             self.n_cut += row.cut
             for metric, score in row.scores.items():

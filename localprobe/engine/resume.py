@@ -106,11 +106,12 @@ class _Batches:
         return self.made[key]
 
 
-def check_resume(model: Model) -> None:
-    """Raise ModelError where resuming gives other numbers than whole passes on this model.
+def check_resume(model: Model) -> float:
+    """The largest difference seen between the logits of resuming and of whole passes.
 
     Every way of leaving blocks out is tried once, at the first, middle and last layer, on two
-    short prompts that share a decode.
+    short prompts that share a decode. Raises ModelError where the numbers are others, and not the
+    same ones rounded in another way.
     """
     full, resume = FullEngine(model), ResumeEngine(model)
     step = model.info.n_vocab // 8
@@ -118,7 +119,7 @@ def check_resume(model: Model) -> None:
     layers = sorted({0, 1, model.n_layer // 2, model.n_layer - 1} & set(range(model.n_layer)))
     no_stops: list[Stop | None] = [None, None]
     runs = resume.clean(prompts, layers, max_tokens=1, stops=no_stops)
-    donor = runs[0].states
+    donor, noise = runs[0].states, 0.0
     for kind in (Random(), Freeze(), Skip(), Inject(donor, (1,), (2,))):
         defined = [layer for layer in layers if layer >= kind.first_layer]
         cells = resume.run(
@@ -131,8 +132,11 @@ def check_resume(model: Model) -> None:
             spread = float(expected.max() - expected.min())
             if not answer.is_finite:
                 raise ModelError(f"resuming at layer {layer} gives no finite logits")
-            if not float(np.abs(answer.logits - expected).max()) <= _CHECK_TOLERANCE * spread:
+            difference = float(np.abs(answer.logits - expected).max())
+            if not difference <= _CHECK_TOLERANCE * spread:
                 raise ModelError(f"resuming at layer {layer} gives other logits under {kind.name}")
+            noise = max(noise, difference)
+    return noise
 
 
 class ResumeEngine(FullEngine):
@@ -140,9 +144,9 @@ class ResumeEngine(FullEngine):
 
     name = "resume"
 
-    def __init__(self, model: Model, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(self, model: Model, batch_size: int = BATCH_SIZE, noise: float = 0.0) -> None:
         super().__init__(model)
-        self.batch_size = batch_size
+        self.batch_size, self.noise = batch_size, noise
 
     def clean(
         self,

@@ -92,6 +92,7 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
         "used": {"score": tally.baseline.score, "n": tally.baseline.n},
         "cut": tally.n_cut,
         "not_finite": tally.n_not_finite,
+        "near_ties": tally.n_near_ties,
         "rows": score_records(tally),
         "transitions": {patch: tally.transition(patch) for patch in patches},
     }

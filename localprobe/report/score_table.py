@@ -44,6 +44,9 @@ def head(tally: Tally, title: str) -> Text:
         lines.append(f"prompts cut short: {tally.n_cut} of {clean.n}")
     if tally.n_not_finite:
         lines.append(f"left out, since the model's numbers were not finite: {tally.n_not_finite}")
+    if tally.n_near_ties:
+        share = tally.n_near_ties / tally.n_rows
+        lines.append(f"near ties, which rounding may turn: {share:.1%} of the answers")
     if SWAP in tally.patches:
         lines.append("swap: original, modified = whose answer is given")
     return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")

@@ -142,7 +142,12 @@ def _main(
         bool,
         typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch nothing; also: LOCALPROBE_OFFLINE=1.")
+    ] = False,
 ) -> None:
+    if offline:
+        os.environ["LOCALPROBE_OFFLINE"] = "1"
     if context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from localprobe.cache import cache_dir
@@ -37,23 +38,34 @@ def fetch(entry: Entry, *, quiet: bool = False) -> Path:
     """
     if entry.path.exists():
         return entry.path
+    if os.environ.get("LOCALPROBE_OFFLINE"):
+        raise FetchError(
+            f"{entry.name} is not in the cache, and localprobe is told to stay offline "
+            f"(--offline or LOCALPROBE_OFFLINE); online, run: localprobe models pull {entry.name}"
+        )
     try:
         entry.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f"{entry.name}-", dir=entry.path.parent, ignore_cleanup_errors=True
-        ) as folder:
-            with tqdm(
-                desc=f"fetching {entry.name}",
-                total=entry.size,
-                unit="B",
-                unit_scale=True,
-                disable=quiet or None,
-                leave=False,
-            ) as bar:
-                gguf = _download(entry, Path(folder), bar)
-            gguf.replace(entry.path)
+        # Another process that fetches the same model is waited for.
+        with FileLock(entry.path.with_name(f".{entry.name}.lock")):
+            return entry.path if entry.path.exists() else _fetch(entry, quiet=quiet)
     except OSError as error:
         raise FetchError(_disk_trouble(entry, error)) from None
+
+
+def _fetch(entry: Entry, *, quiet: bool) -> Path:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{entry.name}-", dir=entry.path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        with tqdm(
+            desc=f"fetching {entry.name}",
+            total=entry.size,
+            unit="B",
+            unit_scale=True,
+            disable=quiet or None,
+            leave=False,
+        ) as bar:
+            gguf = _download(entry, Path(folder), bar)
+        gguf.replace(entry.path)
     return entry.path
 
 

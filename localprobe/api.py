@@ -65,7 +65,7 @@ class Model:
         self._engine_name, self._warn = engine, warn
         self._warned = False
         self.loaded: LoadedModel = self._stack.enter_context(
-            open_model(str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx)
+            open_model(str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx, warn=warn)
         )
 
     def __enter__(self) -> Model:

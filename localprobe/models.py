@@ -21,6 +21,7 @@ from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_m
 from localprobe.fetch import fetch
 from localprobe.llama.check import check
 from localprobe.llama.model import Model, has_gpu
+from localprobe.memory import check_fits
 from localprobe.prepare import prepared_path, read_manifest
 
 
@@ -117,10 +118,16 @@ def choose_engine(
 
 @contextmanager
 def open_model(
-    name: str, *, threads: int = 0, gpu_layers: int = 0, ctx: int = 0
+    name: str,
+    *,
+    threads: int = 0,
+    gpu_layers: int = 0,
+    ctx: int = 0,
+    warn: Callable[[str], object] = lambda _message: None,
 ) -> Iterator[LoadedModel]:
     """Load a model and make sure, once per file, that localprobe can probe it.
 
+    warn: is told where it will be slow since memory is short.
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
     name, path, digest = find(name)
@@ -128,6 +135,10 @@ def open_model(
         raise LocalprobeError(
             "--gpu-layers needs a llama-cpp-python that was built for a GPU (see the README)"
         )
+    if not gpu_layers:
+        warning = check_fits(path.stat().st_size, f"the model {path}", "take a smaller one")
+        if warning:
+            warn(warning)
     with Model(path, threads=threads, gpu_layers=gpu_layers, ctx=ctx) as model:
         reason = why_not(model, digest)
         if reason:

@@ -181,7 +181,7 @@ def test_a_cached_file_that_was_changed_is_refused(
     monkeypatch.setattr(registry, "entries", lambda: {"tiny": entry()})
     path = models.find("tiny")[1]
     path.write_bytes(CONTENT + b"more")
-    with pytest.raises(FetchError, match="the cached file .* was moved to .*bad"):
+    with pytest.raises(FetchError, match=r"the cached file .* was moved to .*bad"):
         models.find("tiny")
 
 

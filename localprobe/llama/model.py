@@ -20,6 +20,7 @@ from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
+from localprobe.memory import check_fits
 
 GGUF_MAGIC = b"GGUF"
 _CONTEXT_STEP = 256
@@ -300,6 +301,11 @@ class Model:
         self._n_sequences = max(n_sequences, self._n_sequences)
         n_tokens = max(n_tokens, self._n_ctx)
         self._n_ctx = -(-n_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+        check_fits(
+            self.context_bytes(self._n_ctx, self._n_sequences),
+            f"a context of {self._n_ctx} tokens",
+            "shorten the prompt, lower --batch, or take a smaller model",
+        )
         params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self._n_ctx
         params.n_threads = params.n_threads_batch = self._threads
@@ -319,6 +325,15 @@ class Model:
             raise ModelError(
                 f"llama.cpp could not make a context for {self.path} ({_last_error()})"
             )
+
+    def context_bytes(self, n_tokens: int, n_sequences: int = 1) -> float:
+        """About what a context of so many tokens takes: cache, attention scores, activations."""
+        info = self.info
+        cache = 2 * info.n_layer * info.n_embd * info.n_head_kv / max(1, info.n_head)
+        scores = 2 * info.n_head * n_tokens
+        activations = 16 * info.n_embd
+        outputs = n_sequences * info.n_vocab
+        return 4.0 * (n_tokens * (cache + scores + activations) + outputs)
 
     def reserve(self, n_tokens: int, n_sequences: int = 1) -> None:
         """Room for so many tokens in so many sequences, of which each may ask for logits.

@@ -251,8 +251,7 @@ class RunningSweep:
             model_record(model.loaded),
             experiment.record(),
             self.sweep.tally,
-            engine=engine.name,
-            batch=engine.batch_size,
+            engine=engine,
             recipe=recipe,
         )
         self._folder: RunFolder | None = None
@@ -273,7 +272,7 @@ class RunningSweep:
         """The rows as they are found, written down as their examples are whole; see Sweep.run."""
         if self._folder is not None:
             # What is on disk need not be held in memory.
-            yield from self._folder.written(self.sweep.run())
+            yield from self._folder.written(self.sweep)
             return
         for row in self.sweep.run():
             if row is not None and self._keep:

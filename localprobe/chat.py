@@ -51,10 +51,6 @@ class ChatTemplate:
             raise LocalprobeError("--chat: the model's chat template changes the prompt")
         return text
 
-    def begins(self, text: str) -> bool:
-        """Whether the begin token stands in the rendered text already."""
-        return bool(self._begin) and text.startswith(self._begin)
-
 
 def _refuse(message: str) -> str:
     raise LocalprobeError(f"--chat: the model's chat template refuses the prompt: {message}")

@@ -68,7 +68,9 @@ class Encoder:
             if any(map(self.model.is_control, written)):
                 raise LocalprobeError("the prompt holds a control token of the model's own")
             text = self.chat.render(prompt)
-            tokens = self.model.tokenize(text, control=True, begin=not self.chat.begins(text))
+            tokens = self.model.tokenize(text, control=True, begin=False)
+            if not self.model.begins(tokens):
+                tokens = self.model.tokenize(text, control=True)
         if len(tokens) < 2:
             raise LocalprobeError(
                 f"the prompt {prompt!r} is a single token: there is no earlier token to write to"
@@ -80,8 +82,10 @@ class Encoder:
         if self.chat is None:
             return prompt, 0
         text = self.chat.render(prompt)
+        if text.count(prompt.strip()) != 1:
+            raise LocalprobeError("--chat: the model's chat template repeats the prompt")
         # Templates may strip what they are given.
-        return text, text.rindex(prompt.strip()) - (len(prompt) - len(prompt.lstrip()))
+        return text, text.index(prompt.strip()) - (len(prompt) - len(prompt.lstrip()))
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """The bytes that the tokens stand for in the whole text."""

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
@@ -28,10 +28,25 @@ from localprobe.rows import CLEAN, Row, from_json, to_json
 from localprobe.shard import WHOLE
 from localprobe.tally import ORIGINAL, SWAP, Column, Tally
 
+if TYPE_CHECKING:
+    # Reading runs needs no llama.cpp.
+    from localprobe.engine.full import FullEngine
+    from localprobe.sweeping import Sweep
+
 MANIFEST, ROWS, LOCK = "manifest.json", "rows.jsonl", ".lock"
 FORMAT = 1
 
-_IDENTITY = ("format", "localprobe", "llama_cpp_python", "model", "experiment", "engine", "batch")
+_IDENTITY = (
+    "format",
+    "localprobe",
+    "llama_cpp_python",
+    "numpy",
+    "model",
+    "experiment",
+    "engine",
+    "devices",
+    "batch",
+)
 """What two runs must have in common for their rows to be the same."""
 
 Cell = tuple[str, int]
@@ -79,7 +94,9 @@ class Manifest:
         )
 
     def empty_tally(self) -> Tally:
-        return Tally(self.columns, self.data["metric"], self.data["chance"])
+        return Tally(
+            self.columns, self.data["metric"], self.data["chance"], self.data.get("swap_metric")
+        )
 
 
 def new_manifest(
@@ -87,8 +104,7 @@ def new_manifest(
     experiment: dict[str, Any],
     tally: Tally,
     *,
-    engine: str,
-    batch: int,
+    engine: FullEngine,
     recipe: str | None,
 ) -> Manifest:
     """model, experiment: as JSON objects. tally: an empty one, which knows the columns."""
@@ -102,11 +118,13 @@ def new_manifest(
             "localprobe": version("localprobe"),
             "llama_cpp_python": version("llama-cpp-python"),
             "gguf": gguf,
+            "numpy": version("numpy"),
             "recipe": recipe,
             "model": {key: value for key, value in model.items() if key != "path"},
             "experiment": experiment,
-            "engine": engine,
-            "batch": batch,
+            "engine": engine.name,
+            "devices": engine.model.devices,
+            "batch": engine.batch_size,
             "metric": tally.metric,
             "chance": tally.chance,
             "columns": [
@@ -121,6 +139,7 @@ def new_manifest(
             },
             "started": _now(),
             "ended": None,
+            "counts": None,
         }
     )
 
@@ -130,7 +149,7 @@ class RunFolder:
 
     with RunFolder.open(path, manifest) as folder:
         sweep = experiment.sweep(engine, folder.known)
-        for row in folder.written(sweep.run()): …
+        for row in folder.written(sweep): …
     """
 
     def __init__(
@@ -195,16 +214,18 @@ class RunFolder:
         self._file.close()
         self._lock.release()
 
-    def written(self, rows: Iterable[Row | None]) -> Iterator[Row | None]:
-        """The rows as they come; each example's are written once they are all there.
+    def written(self, sweep: Sweep) -> Iterator[Row | None]:
+        """Run a sweep: its rows as they come; each example's are written once they are all there.
 
-        At the end of the rows the manifest gets its end time.
+        At the end the manifest gets its end time, and how much there was of what.
         """
         have = {row.example for row in self.known}
         order: deque[int] = deque()
         clean: dict[int, Row] = {}
         cells: dict[int, dict[Cell, Row]] = {}
-        for row in rows:
+        n_rows = len(self.known)
+        for row in sweep.run():
+            n_rows += row is not None and row.example not in have
             if row is not None and row.example not in have:
                 if row.patch == CLEAN:
                     order.append(row.example)
@@ -217,7 +238,8 @@ class RunFolder:
                     self._write(clean.pop(number), cells.pop(number))
             yield row
         if not self.manifest.data["ended"]:
-            self.manifest.data["ended"] = _now()
+            counts = {"rows": n_rows, "tried": sweep.tried, "used": sweep.used}
+            self.manifest.data.update(ended=_now(), counts=counts)
             write_atomically(self.path / MANIFEST, _dumped(self.manifest.data))
 
     def _is_whole(self, clean: Row, cells: dict[Cell, Row]) -> bool:
@@ -251,8 +273,8 @@ class Run:
 
     @property
     def baseline(self) -> float:
-        """The clean model's mean score on the examples used."""
-        return self.tally.baseline.score
+        """The clean model's mean score on the examples used; nan where none was."""
+        return self.tally.baseline.score if self.tally.baseline.n else float("nan")
 
     def scores(self, patch: str, metric: str | None = None) -> NDArray[np.float64]:
         """Mean scores at each of `layers`, (n_layers,); nan where there is none.
@@ -277,11 +299,22 @@ class Run:
         if metric not in self.tally.clean_metrics:
             hint = did_you_mean(metric, self.tally.clean_metrics)
             raise LocalprobeError(f"{self.manifest.task} has no metric {metric!r}; {hint}")
-        return Run(Manifest({**self.manifest.data, "metric": metric}), self.rows, self.path)
+        # Swaps were scored by the sweep's own metric, and by no other.
+        changed = {"metric": metric, "swap_metric": self.tally.swap_metric}
+        return Run(Manifest({**self.manifest.data, **changed}), self.rows, self.path)
 
     def transition(self, patch: str) -> int | None:
         """The layer from which on an intervention no longer matters, if any."""
+        if patch not in self.tally.patches:
+            raise LocalprobeError(
+                f"this run has no {patch}; it has {', '.join(self.tally.patches)}"
+            )
         return self.tally.transition(patch)
+
+    def differences(self, other: Run) -> list[str]:
+        """What was run otherwise, in words; the model aside."""
+        found = _differences(self.manifest.data, other.manifest.data)
+        return [each for each in found if not each.startswith("model ")]
 
     @property
     def is_finished(self) -> bool:
@@ -295,6 +328,12 @@ def read_run(path: Path) -> Run:
     """
     manifest = read_manifest(path)
     rows, _ = _whole_examples(path, manifest.cells)
+    counts = manifest.data["counts"]
+    if counts and len(rows) != counts["rows"]:
+        raise LocalprobeError(
+            f"{path / ROWS} is damaged: it holds {len(rows)} rows, and the run ended with "
+            f"{counts['rows']}"
+        )
     return Run(manifest, rows, path)
 
 
@@ -326,6 +365,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         # Everything that is read off it later is tried once.
         manifest.cells, manifest.title, manifest.n_layer, data["ended"]
+        if data["counts"] is not None:
+            {key: int(data["counts"][key]) for key in ("rows", "tried", "used")}
         manifest.empty_tally()
         {key: data[key] for key in _IDENTITY}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -348,6 +389,13 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
             )
         if not run.is_finished:
             raise LocalprobeError(f"{run.path} is unfinished; let it go on to its end first")
+        for count in ("tried", "used"):
+            one, other = (each.manifest.data["counts"][count] for each in (first, run))
+            if one != other:
+                raise LocalprobeError(
+                    f"{first.path} {count} {one} examples, {run.path} {other}: their clean models "
+                    "answer differently, so they are not shards of one run"
+                )
     examples: dict[int, tuple[Path, list[Row]]] = {}
     for path, run in zip(paths, runs, strict=True):
         for number, rows in _by_example(run.rows).items():
@@ -358,12 +406,20 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
                 )
     if target.exists() and not _is_ours(target):
         raise LocalprobeError(f"{target} is not empty; choose another --out")
-    shards = sorted({run.manifest.data["experiment"]["shard"] for run in runs})
+    given = [run.manifest.data["experiment"]["shard"] for run in runs]
+    shards = sorted({part for shard in given for part in shard.split("+")})
     missing = _missing(shards)
+    tried = first.manifest.data["counts"]["tried"]
+    if not missing and len(examples) != tried:
+        raise LocalprobeError(
+            f"the shards hold {len(examples)} examples and not the {tried} that were tried"
+        )
     data = json.loads(json.dumps(first.manifest.data))
     data["experiment"]["shard"] = str(WHOLE) if not missing else "+".join(shards)
     data["started"] = min(run.manifest.data["started"] for run in runs)
     data["ended"] = max(run.manifest.data["ended"] for run in runs)
+    n_rows = sum(len(rows) for _, rows in examples.values())
+    data["counts"] = {**data["counts"], "rows": n_rows}
     merged = [row for number in sorted(examples) for row in examples[number][1]]
     write_atomically(target / ROWS, "".join(to_json(row) + "\n" for row in merged))
     write_atomically(target / MANIFEST, _dumped(data))
@@ -422,8 +478,11 @@ def _check_place(row: Row, pending: Sequence[Row], cells: Sequence[Cell]) -> Non
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a folder without a manifest can be taken: it is empty, but for our own lock."""
-    return path.is_dir() and all(each.name == LOCK for each in path.iterdir())
+    """Whether a folder without a manifest can be taken: nothing is in it but what we left."""
+    return path.is_dir() and all(
+        each.name == LOCK or (each.name.startswith(MANIFEST) and each.suffix == ".part")
+        for each in path.iterdir()
+    )
 
 
 def _truncate(file: Path, length: int) -> None:

@@ -83,6 +83,7 @@ class Sweep:
                 f"a swap needs words to swap, which examples of the task {task.name} lack; take "
                 "capitals, or a jsonl file with old, new and new_answers in every line"
             )
+        self._check_examples()
         self.tally = Tally(columns, self.metric, chance(task))
         self._known: dict[int, list[Row]] = defaultdict(list)
         for row in known:
@@ -92,6 +93,20 @@ class Sweep:
         self._done: Counter[str] = Counter()
         self._waiting: deque[Row] = deque()
         self._block: tuple[int, list[CleanRun]] | None = None
+
+    def _check_examples(self) -> None:
+        """Raise LocalprobeError for an example that could not be done, before any is begun."""
+        for number, example in enumerate(self._examples):
+            try:
+                if example.body is None:
+                    n_tokens = len(self._encoder.tokens(example.prompt))
+                    self._engine.model.check_length(n_tokens + self.max_tokens)
+                if SWAP in self._patches:
+                    other = self._examples[(number + 1) % len(self._examples)]
+                    new = (example.partner or other).subject
+                    plan_swap(self._encoder, example.prompt, example.subject, new)
+            except LocalprobeError as error:
+                raise LocalprobeError(f"example {example.number}: {error}") from None
 
     # Progress
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from localprobe.rows import CLEAN, Row
@@ -56,13 +56,19 @@ class Tally:
     """Mean scores of rows.
 
     columns: what there is to score, patch by patch. metric: the one that matters: an example is
-    right where it is above 0. chance: what guessing gives, metric by metric.
+    right where it is above 0. chance: what guessing gives, metric by metric. swap_metric: by which
+    original and modified were scored, if it is another one.
     """
 
     def __init__(
-        self, columns: Sequence[Column], metric: str, chance: Mapping[str, float] | None = None
+        self,
+        columns: Sequence[Column],
+        metric: str,
+        chance: Mapping[str, float] | None = None,
+        swap_metric: str | None = None,
     ) -> None:
         self.all_columns, self.metric, self.chance = tuple(columns), metric, dict(chance or {})
+        self.swap_metric = swap_metric or metric
         self.layers = tuple(sorted({layer for column in columns for layer in column.layers}))
         self.patches = tuple(dict.fromkeys(column.patch for column in columns))
         self.n_cut = self.n_not_finite = self.n_near_ties = self.n_rows = 0
@@ -117,19 +123,20 @@ class Tally:
         cell = self._cells.get((patch, metric, layer))
         if cell is None:
             return None
-        compared = self.metric if patch == SWAP else metric
+        compared = self.swap_metric if patch == SWAP else metric
         return _score(cell, self.baseline_score(compared).score)
 
-    def transition(self, patch: str) -> int | None:
-        """The layer from which on the intervention no longer matters.
+    def transition(self, patch: str, layers: Iterable[int] | None = None) -> int | None:
+        """The layer from which on the intervention no longer matters, of these or of all layers.
 
         That is where the score stays ≥ 90 % of the baseline; for a swap, where the original
         answer stays more frequent than the modified one.
         """
         column = next(column for column in self.columns if column.patch == patch)
+        among = column.layers if layers is None else sorted(set(layers) & set(column.layers))
         if patch == SWAP:
-            return self._overtakes_from(column.layers)
-        return self._survives_from(patch, column.metric, column.layers)
+            return self._overtakes_from(among)
+        return self._survives_from(patch, column.metric, among)
 
     def _survives_from(self, patch: str, metric: str, layers: Sequence[int]) -> int | None:
         wanted = KEPT * self.baseline.score

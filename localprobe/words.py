@@ -11,20 +11,23 @@ from localprobe.errors import LocalprobeError
 def token_spans(pieces: Sequence[bytes], text: str) -> list[tuple[int, int]]:
     """The bytes [start, end) of `text` (UTF-8) that each token stands for.
 
-    Tokens without text (the begin token) and a space that the tokenizer puts in front have
-    empty spans. Raises LocalprobeError when the tokenizer changes the text (lower-cases it, say).
+    Tokens without text (the begin token) and spaces that the tokenizer puts in have empty spans.
+    Raises LocalprobeError when the tokenizer changes the text (lower-cases it, say).
     """
     data = text.encode()
-    offset = len(data) - sum(map(len, pieces))
-    if not b"".join(pieces).endswith(data):
+    spans, place = [], 0
+    for piece in pieces:
+        if piece[:1] == b" " and not data.startswith(piece, place):
+            piece = piece[1:]
+        if not data.startswith(piece, place):
+            break
+        spans.append((place, place + len(piece)))
+        place += len(piece)
+    if place < len(data) or len(spans) < len(pieces):
         raise LocalprobeError(
             "this model's tokenizer changes the text, so words cannot be found in it; "
             "give token positions instead (see localprobe tokens)"
         )
-    spans = []
-    for piece in pieces:
-        spans.append((max(0, offset), max(0, offset + len(piece))))
-        offset += len(piece)
     return spans
 
 

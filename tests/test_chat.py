@@ -82,3 +82,17 @@ def test_templates_that_are_refused(
         pytest.raises(LocalprobeError, match=message),
     ):
         Encoder(model, ChatTemplate(model)).tokens(prompt)
+
+
+def test_a_begin_token_after_a_space_is_not_doubled(tmp_path: Path) -> None:
+    with chat_model(tmp_path, " {{ bos_token }}{{ messages[0]['content'] }}", ("bos",)) as model:
+        assert Encoder(model, ChatTemplate(model)).tokens("hi") == [ord(" "), tiny.EOS, *b"hi"]
+
+
+def test_a_swap_in_a_template_that_repeats_the_prompt_is_refused(tmp_path: Path) -> None:
+    twice = "{{ messages[0]['content'] }} and {{ messages[0]['content'] }}."
+    with (
+        chat_model(tmp_path, twice) as model,
+        pytest.raises(LocalprobeError, match="repeats the prompt"),
+    ):
+        plan_swap(Encoder(model, ChatTemplate(model)), "in Chad now", "Chad", "Mali")

@@ -220,3 +220,19 @@ def test_a_task_without_a_right_answer_does_not_stop_the_others(
     assert "2 of 2 tasks could not be probed" in err
     assert json.loads(out)["runs"] == []
     assert (Path("one") / "squad" / "rows.jsonl").stat().st_size > 0
+
+
+def test_transitions_are_compared_on_the_layers_that_all_have(
+    tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "squad", "--layers", "0:4", "--out", "all")
+    tiny_run("--task", "squad", "--layers", "0,3", "--seed", "3", "--out", "some")
+    (found,) = json.loads(command("compare", "all", "some", "--json")[1])
+    assert found["shifts"] == [0, 0] or found["transitions"] == [None, None]
+    assert found["transitions"][0] == found["transitions"][1]
+    assert found["differences"][0] == []
+    assert sorted(found["differences"][1]) == [
+        "experiment layers is '0:4', not '0,3'",
+        "experiment seed is 0, not 3",
+    ]
+    assert "experiment seed is 0, not 3" in command("compare", "all", "some")[1]

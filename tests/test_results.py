@@ -293,3 +293,63 @@ def test_two_writers_of_one_folder(model: Model, tmp_path: Path) -> None:
             run(model, BASE, tmp_path / "out")
     run(model, BASE, tmp_path / "out")
     assert load_run(tmp_path / "out").is_finished
+
+
+def test_a_finished_run_that_lost_rows_is_damaged(model: Model, tmp_path: Path) -> None:
+    run(model, BASE, tmp_path / "out")
+    whole = rows(tmp_path / "out")
+    for lost in (whole[: len(whole) // 2], b""):
+        (tmp_path / "out" / ROWS).write_bytes(lost)
+        with pytest.raises(LocalprobeError, match="the run ended with 35"):
+            load_run(tmp_path / "out")
+        with pytest.raises(LocalprobeError, match="the run ended with 35"):
+            merge([tmp_path / "out"], tmp_path / "joined")
+
+
+def test_shards_whose_clean_models_differ_are_not_joined(
+    model: Model, answers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(number: int) -> Path:
+        shard = Experiment("jsonl", ("skip",), data=answers, max_tokens=1, shard=Shard(number, 2))
+        run(model, shard, tmp_path / f"s{number}")
+        return tmp_path / f"s{number}"
+
+    one = made(1)
+    right = Jsonl.score
+    wrong = {"exact_match": 0.0, "prefix_match": 0.0}
+    monkeypatch.setattr(Jsonl, "score", lambda t, s, e: wrong if e.number == 2 else right(t, s, e))
+    with pytest.raises(LocalprobeError, match="answer differently"):
+        merge([one, made(2)], tmp_path / "joined")
+
+
+def test_merging_in_steps(model: Model, tmp_path: Path) -> None:
+    run(model, BASE, tmp_path / "whole")
+    for number in (1, 2, 3):
+        run(model, Experiment(**{**vars(BASE), "shard": Shard(number, 3)}), tmp_path / str(number))
+    merge([tmp_path / "1", tmp_path / "3"], tmp_path / "most")
+    found = merge([tmp_path / "most", tmp_path / "2"], tmp_path / "all")
+    assert rows(tmp_path / "all") == rows(tmp_path / "whole")
+    assert found.manifest.data["experiment"]["shard"] == "1/1"
+    assert load_run(tmp_path / "most").manifest.data["counts"]["tried"] == 5
+
+
+def test_swaps_keep_the_metric_that_they_were_scored_by(
+    model: Model, answers: Path, tmp_path: Path
+) -> None:
+    experiment = Experiment("jsonl", ("skip", "swap"), "2", data=answers, max_tokens=1)
+    run(model, experiment, tmp_path / "out")
+    found = load_run(tmp_path / "out")
+    other = found.by_metric("prefix_match")
+    assert (other.tally.metric, other.tally.swap_metric) == ("prefix_match", "exact_match")
+    for metric in ("original", "modified"):
+        assert other.tally.score("swap", metric, 2) == found.tally.score("swap", metric, 2)
+
+
+def test_a_bad_example_is_named_before_anything_is_computed(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    swap = {"answers": ["x"], "old": "AA", "new": "BB", "new_answers": ["y"]}
+    prompts = ["say AA now", "say AB now"]
+    path.write_text("\n".join(json.dumps({"prompt": p, **swap}) for p in prompts), "utf-8")
+    with pytest.raises(LocalprobeError, match="example 1: 'AA' is not in the prompt"):
+        run(model, Experiment("jsonl", ("swap",), data=path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -45,3 +45,10 @@ def test_every_character_belongs_to_its_tokens(parts: list[str], data: st.DataOb
     at = data.draw(st.integers(0, len(text) - 1))
     covered = b"".join(pieces[i] for i in tokens_of((at, at + 1), text, spans))
     assert text[at].encode() in covered
+
+
+def test_a_space_that_the_tokenizer_puts_after_a_control_token() -> None:
+    pieces = [b"<s>", b" [", b"in", b" Chad", b"]"]
+    assert token_spans(pieces, "<s>[in Chad]") == [(0, 3), (3, 4), (4, 6), (6, 11), (11, 12)]
+    with pytest.raises(LocalprobeError, match="changes the text"):
+        token_spans(pieces, "<s>[in Chad")

@@ -89,7 +89,11 @@ class Model:
         self._vocab = llama.llama_model_get_vocab(self._model)
         self.info = self._read_info()
         self.n_layer, self.n_embd = self.info.n_layer, self.info.n_embd
-        self.ctx = ctx or self.info.n_ctx_train
+        # llama.cpp turns positions by other factors once the context is longer than that of the
+        # first training. Within a model it must be always the ones, or always the others.
+        before_longrope = self._context_before_longrope()
+        self.ctx = ctx or min(self.info.n_ctx_train, before_longrope or self.info.n_ctx_train)
+        self._least_ctx = before_longrope + 1 if 0 < before_longrope < self.ctx else 0
         if self.ctx > self.info.n_ctx_train:
             raise LocalprobeError(
                 f"a context of {ctx} tokens is more than the {self.info.n_ctx_train} that the "
@@ -151,6 +155,16 @@ class Model:
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of generated tokens; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self.piece(token) for token in tokens).decode(errors="replace")
+
+    def begins(self, tokens: Sequence[int]) -> bool:
+        """Whether the begin token stands among the control tokens and spaces at the start."""
+        begin = llama.llama_vocab_bos(self._vocab)
+        for token in tokens:
+            if token == begin:
+                return True
+            if not (self.is_control(token) or self.piece(token).isspace()):
+                break
+        return False
 
     def is_control(self, token: int) -> bool:
         return bool(llama.llama_vocab_is_control(self._vocab, token))
@@ -299,7 +313,7 @@ class Model:
             self._context = None
         self._graph = None
         self._n_sequences = max(n_sequences, self._n_sequences)
-        n_tokens = max(n_tokens, self._n_ctx)
+        n_tokens = max(n_tokens, self._n_ctx, self._least_ctx)
         self._n_ctx = -(-n_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
         check_fits(
             self.context_bytes(self._n_ctx, self._n_sequences),
@@ -372,6 +386,14 @@ class Model:
             adds_bos=bool(llama.llama_vocab_get_add_bos(self._vocab)),
         )
 
+    def _context_before_longrope(self) -> int:
+        """The context up to which positions are turned by the short factors; 0 if there is none."""
+        architecture = self.info.architecture
+        if architecture not in _LONGROPE:
+            return 0
+        length = self._metadata(f"{architecture}.rope.scaling.original_context_length")
+        return int(length) if length.isdecimal() else 0
+
     def unsupported(self) -> str | None:
         """Why this kind of model has no states to probe, or None."""
         if llama.llama_model_has_encoder(self._model) or not llama.llama_model_has_decoder(
@@ -412,6 +434,8 @@ def quantize(source: Path, target: Path, kind: str) -> None:
     if status != 0:
         raise ModelError(f"llama.cpp could not convert {source} to {kind} ({_last_error()})")
 
+
+_LONGROPE = ("phi3", "phimoe", "minicpm", "minicpm3")
 
 _MAPPED_AT_MOST = 1 << 29
 """Bytes. llama.cpp rearranges weights of many types for the CPU; beside a mapped file that is a

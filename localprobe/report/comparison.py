@@ -34,13 +34,18 @@ class Comparison:
         for task in dict.fromkeys(run.manifest.task for run in runs):
             mine = [run for run in runs if run.manifest.task == task]
             for patch in dict.fromkeys(p for run in mine for p in run.tally.patches):
-                have = [run for run in mine if patch in run.tally.patches]
-                metrics = {ORIGINAL if patch == SWAP else run.tally.metric for run in have}
-                if len(have) > 1 and len(metrics) == 1:
-                    names = _names(have)
-                    found.append(Comparison(task, patch, metrics.pop(), names, tuple(have)))
+                by_metric: dict[str, list[Run]] = {}
+                for run in mine:
+                    if patch in run.tally.patches:
+                        by_metric.setdefault(run.tally.metric, []).append(run)
+                for metric, have in by_metric.items():
+                    if len(have) > 1:
+                        shown = ORIGINAL if patch == SWAP else metric
+                        found.append(Comparison(task, patch, shown, _names(have), tuple(have)))
         if not found:
-            raise LocalprobeError("no two of these runs have a task and an intervention in common")
+            raise LocalprobeError(
+                "no two of these runs have a task, an intervention and a metric in common"
+            )
         return found
 
     @property
@@ -48,8 +53,22 @@ class Comparison:
         return sorted({layer for run in self.runs for layer in run.layers})
 
     @property
+    def common_layers(self) -> list[int]:
+        """The layers that all runs have scores of: a transition can only be read off these."""
+        return [
+            layer
+            for layer in self.layers
+            if all(self.score(run, layer) is not None for run in self.runs)
+        ]
+
+    @property
     def transitions(self) -> list[int | None]:
-        return [run.transition(self.patch) for run in self.runs]
+        return [run.tally.transition(self.patch, self.common_layers) for run in self.runs]
+
+    @property
+    def differences(self) -> list[list[str]]:
+        """For each run, what was run otherwise than in the first one, the model aside."""
+        return [self.runs[0].differences(run) for run in self.runs]
 
     @property
     def shifts(self) -> list[int | None]:
@@ -76,6 +95,7 @@ class Comparison:
                 {"layer": layer, "scores": [self.score(run, layer) for run in self.runs]}
                 for layer in self.layers
             ],
+            "differences": self.differences,
             "transitions": self.transitions,
             "shifts": self.shifts,
         }
@@ -122,6 +142,8 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
         lines.append(
             Text(f"[{number}] {visible(name)}: clean {clean.score:.2f} of {clean.n}, {used.n} used")
         )
+        for difference in comparison.differences[number - 1]:
+            lines.append(Text(f"    {visible(difference)}", style="dim"))
         where = "no transition" if transition is None else f"transition at layer {transition}"
         share = "" if transition is None else f" ({transition / run.manifest.n_layer:.0%} of depth)"
         moved = "" if number == 1 or shift is None else f", {shift:+d} against [1]"

@@ -50,6 +50,9 @@ def _answers(run: Run) -> list[dict[str, Any]]:
             "example": row.example,
             "patch": row.patch,
             "layer": row.layer,
+            "used": row.used,
+            "cut": row.cut,
+            "partner": row.partner,
             "answer": row.answer,
             **row.scores,
             "first_token": row.top[0].text if row.top else None,
@@ -60,7 +63,8 @@ def _answers(run: Run) -> list[dict[str, Any]]:
 
 
 def _about(run: Run) -> dict[str, Any]:
-    return {"task": run.manifest.task, "model": run.manifest.model_name}
+    about = {"task": run.manifest.task, "model": run.manifest.model_name}
+    return {"run": str(run.path), **about}
 
 
 def _in_cell(value: object) -> str:

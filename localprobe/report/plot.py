@@ -104,7 +104,7 @@ def _heat_map(figure: Any, axis: Any, run: Run) -> None:
     depth.set_yticks(list(places), [f"{tally.layers[place] / n_layer:.0%}" for place in places])
     depth.set_ylabel("depth")
     bar = figure.colorbar(image, ax=axis, pad=0.02)
-    bar.set_label(f"share right ({tally.metric})")
+    bar.set_label(f"share right ({tally.swap_metric})")
     _name(axis, run)
 
 

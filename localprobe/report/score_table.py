@@ -48,7 +48,8 @@ def head(tally: Tally, title: str) -> Text:
         share = tally.n_near_ties / tally.n_rows
         lines.append(f"near ties, which rounding may turn: {share:.1%} of the answers")
     if SWAP in tally.patches:
-        lines.append("swap: original, modified = whose answer is given")
+        by = "" if len(tally.clean_metrics) < 2 else f" ({tally.swap_metric})"
+        lines.append(f"swap: original, modified = whose answer is given{by}")
     return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
 
 

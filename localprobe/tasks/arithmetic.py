@@ -12,14 +12,15 @@ from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions, Template
 
 _MOST_EXAMPLES = 1000
 _N_SHOTS = 4
-_NUMBER = re.compile(r"\s*(-?\d+)")
+# Not the beginning of 8.5, 8,000 or 8/3.
+_NUMBER = re.compile(r"\s*(-?\d+)(?!\d|[.,/]\d)")
 
 
 class Arithmetic:
     """Additions and subtractions of numbers of so many digits, none with a negative result.
 
     The seed draws the problems and the solved ones in front of them, which are the same for all.
-    Chance: the right one of the results of all these problems.
+    Chance: the result of another one of these problems.
     """
 
     name = "math"
@@ -52,8 +53,7 @@ class Arithmetic:
 
     def is_settled(self, text: str, examples: Sequence[Example]) -> bool:
         """A number is over when something else follows; words are never one."""
-        text = text.lstrip()
-        return not re.fullmatch(r"-?\d*", text)
+        return not re.fullmatch(r"\s*-?\d*[.,/]?", text)
 
 
 def _problems(digits: int, rng: np.random.Generator) -> list[tuple[str, int]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
-
-import numpy as np
 
 from localprobe.errors import LocalprobeError
 
@@ -135,22 +134,26 @@ _MATCHED, _SUMMARISED = 200, 30
 
 
 def chance(task: Task) -> dict[str, float]:
-    """What guessing gives: the mean scores of the answers of the task's examples, drawn at random.
+    """What guessing gives: the mean scores of the answers of other examples of the task.
 
-    Every example of up to 200 (30 where scores take long), spread evenly, is given the first
-    accepted answer of every one.
+    Each example of up to 200 (30 where scores take long), spread evenly, is given the first
+    accepted answer of every other one. Empty where there are no others.
     """
     examples = task.examples()
     step = -(-len(examples) // (_MATCHED if task.has_right_answers else _SUMMARISED)) or 1
     some = examples[::step]
-    answers = sorted({example.answers[0] for example in some})
-    counts = [sum(example.answers[0] == answer for example in some) for answer in answers]
-    weights = np.array(counts) / max(1, len(some))
-    scores = [[task.score(answer, example) for answer in answers] for example in some]
-    return {
-        metric: float(np.mean([[each[metric] for each in row] @ weights for row in scores]))
-        for metric in task.metrics
-    }
+    if len(some) < 2:
+        return {}
+    counts = Counter(example.answers[0] for example in some)
+    totals = dict.fromkeys(task.metrics, 0.0)
+    for example in some:
+        own = example.answers[0]
+        for answer, count in counts.items():
+            scores = task.score(answer, example)
+            for metric in totals:
+                totals[metric] += (count - (answer == own)) * scores[metric]
+    n_pairs = len(some) * (len(some) - 1)
+    return {metric: total / n_pairs for metric, total in totals.items()}
 
 
 @lru_cache(1 << 14)

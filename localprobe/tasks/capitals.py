@@ -23,7 +23,7 @@ class Capitals:
     """195 countries and their capitals.
 
     A country that the template itself names is left out: its answer would be given away.
-    Chance: the right one of all these capitals.
+    Chance: the capital of another country.
     """
 
     name = "capitals"

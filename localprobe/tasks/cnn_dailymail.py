@@ -22,8 +22,8 @@ class CnnDailymail:
     """Articles with their highlights: a JSONL, CSV or parquet file, or articles of our own.
 
     The summary is what is said up to the first empty line. Articles are cut at their end so that
-    the prompt has no more than --max-prompt-tokens. Chance: the highlights of one of these
-    articles, drawn at random.
+    the prompt has no more than --max-prompt-tokens. Chance: the highlights of another one of
+    these articles.
     """
 
     name = "cnn_dailymail"

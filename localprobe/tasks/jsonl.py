@@ -29,7 +29,7 @@ class Jsonl:
 
     exact_match: the answer is the first line, whatever its case, accents and punctuation.
     prefix_match: the answer begins like that, as "Paris, France" does with "Paris".
-    Chance: the answer to one of these prompts, drawn at random.
+    Chance: the answer to another one of these prompts.
     """
 
     name = "jsonl"

@@ -30,7 +30,7 @@ TEMPLATE = (
 class Squad:
     """Questions whose answers stand in a passage: the official JSON file, or one of our own.
 
-    Chance: the answer to one of these questions, drawn at random.
+    Chance: the answer to another one of these questions.
     """
 
     name = "squad"

@@ -211,3 +211,27 @@ def test_tokens_and_text(tiny_engine: Engines) -> None:
     assert model.piece(tiny.EOS) == b""
     assert model.piece(tiny.EOS, control=True) == b"<|end|>"
     assert model.detokenize(model.tokenize("ü")[:1]) == "�"
+
+
+def test_positions_are_turned_alike_whatever_came_before(tmp_path: Path) -> None:
+    """llama.cpp takes other factors in a long context; ours grows, and must not change them."""
+    shape = tiny.build("phi3")
+    shape.original_ctx = 256
+    half = shape.head_dim // 2
+    shape.weights["rope_factors_short.weight"] = np.ones(half, np.float32)
+    shape.weights["rope_factors_long.weight"] = np.linspace(1, 9, half).astype(np.float32)
+    path = tiny.write(shape, tmp_path / "longrope.gguf")
+    prompt = list(range(40))
+    answers = []
+    for ctx in (0, 512):
+        with Model(path, threads=1, ctx=ctx) as model:
+            engine = FullEngine(model)
+            before = engine.answer(prompt, max_tokens=1).logits
+            model.reserve(model.ctx)
+            after = engine.answer(prompt, max_tokens=1).logits
+            assert np.array_equal(before, after)
+            answers.append(before)
+    assert model.ctx == 512
+    assert not np.allclose(*answers, atol=1e-2)
+    with Model(path, threads=1) as model:
+        assert model.ctx == 256

@@ -38,6 +38,7 @@ class Tiny:
     n_expert: int = 0
     n_expert_used: int = 0
     n_ctx: int = 512
+    original_ctx: int = 0
     weights: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -216,6 +217,8 @@ def write(tiny: Tiny, path: Path, adds: tuple[str, ...] = (), chat: str = "") ->
             w.add_layer_norm_rms_eps(tiny.eps)
         if tiny.arch == "gptneox":
             w.add_parallel_residual(True)
+        if tiny.original_ctx:
+            w.add_rope_scaling_orig_ctx_len(tiny.original_ctx)
         if tiny.sliding_window:
             w.add_sliding_window(tiny.sliding_window)
         if tiny.attention_cap:

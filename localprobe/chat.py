@@ -2,64 +2,91 @@
 
 from __future__ import annotations
 
-import datetime
+import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from localprobe.chat_worker import MOST_BYTES
 from localprobe.errors import LocalprobeError
 from localprobe.llama.model import Model
+
+_MOST_SOURCE = 1 << 20
+_SECONDS = 10.0
+
+# Not `-m`, which would look for modules in the working directory first.
+_START = "import sys; sys.path[:] = filter(None, sys.path); "
+_START += "from localprobe.chat_worker import main; main()"
 
 
 class ChatTemplate:
     """Renders one message of the user, with the opening of the answer behind it.
 
-    The template is code of a stranger: it runs in Jinja's sandbox.
-    Raises LocalprobeError where the model has none, or one that cannot be read.
+    The template is code of a stranger: it runs in Jinja's sandbox, in a process of its own with
+    little memory and little time. seconds: for each prompt.
+    Raises LocalprobeError where the model has none, or one that cannot be used.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, seconds: float = _SECONDS) -> None:
         source = model.chat_template()
         if not source:
             raise LocalprobeError("--chat: this model's file holds no chat template")
-        self._begin, self._end = model.special_texts()
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols"],
+        if len(source) > _MOST_SOURCE:
+            raise LocalprobeError("--chat: the model's chat template is longer than 1 MB")
+        self._seconds = seconds
+        here = str(Path(__file__).parent.parent)
+        paths = filter(None, [here, os.environ.get("PYTHONPATH")])
+        self._worker = subprocess.Popen(
+            [sys.executable, "-c", _START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
-        environment.globals.update(raise_exception=_refuse, strftime_now=_today)
-        try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise _unusable(error) from None
+        weakref.finalize(self, _end, self._worker)
+        begin, end = model.special_texts()
+        self._ask({"source": source, "begin": begin, "end": end})
 
     def render(self, prompt: str) -> str:
         """Raises LocalprobeError where the template fails, or drops the prompt."""
-        try:
-            text = self._template.render(
-                messages=[{"role": "user", "content": prompt}],
-                bos_token=self._begin,
-                eos_token=self._end,
-                add_generation_prompt=True,
-            )
-        except LocalprobeError:
-            raise
-        except Exception as error:  # whatever the template's code does
-            raise _unusable(error) from None
+        text = self._ask({"prompt": prompt})
         if prompt.strip() not in text:
             raise LocalprobeError("--chat: the model's chat template changes the prompt")
         return text
 
+    def _ask(self, request: dict[str, str]) -> str:
+        worker = self._worker
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        timer = threading.Timer(self._seconds, worker.kill)
+        timer.start()
+        try:
+            worker.stdin.write(json.dumps(request) + "\n")
+            worker.stdin.flush()
+            line = worker.stdout.readline(MOST_BYTES + 2)
+        except OSError:
+            line = ""
+        finally:
+            timer.cancel()
+        answer: dict[str, Any] = (
+            json.loads(line)
+            if line.endswith("\n")
+            else {"error": f"takes more than {self._seconds:g} seconds, or too much memory"}
+        )
+        if "error" in answer:
+            raise LocalprobeError(f"--chat: the model's chat template {answer['error']}")
+        return str(answer["text"])
 
-def _refuse(message: str) -> str:
-    raise LocalprobeError(f"--chat: the model's chat template refuses the prompt: {message}")
 
-
-def _today(form: str) -> str:
-    # A fixed day: the same prompt must give the same numbers tomorrow.
-    return datetime.datetime(2024, 1, 1).strftime(form)
-
-
-def _unusable(error: Exception) -> LocalprobeError:
-    return LocalprobeError(f"--chat: the model's chat template cannot be used: {error}")
+def _end(worker: subprocess.Popen[str]) -> None:
+    worker.kill()
+    for pipe in (worker.stdin, worker.stdout):
+        if pipe is not None:
+            pipe.close()
+    worker.wait()

@@ -96,3 +96,31 @@ def test_a_swap_in_a_template_that_repeats_the_prompt_is_refused(tmp_path: Path)
         pytest.raises(LocalprobeError, match="repeats the prompt"),
     ):
         plan_swap(Encoder(model, ChatTemplate(model)), "in Chad now", "Chad", "Mali")
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        # Hours of work, and exabytes of text.
+        "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 10 ** 12 }}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}"
+        "{% endfor %}{{ ns.x }}",
+        "{{ 9 ** (9 ** 9) }}",
+    ],
+)
+def test_a_template_that_never_ends_is_stopped(bomb: str, tmp_path: Path) -> None:
+    with chat_model(tmp_path, "{{ messages[0]['content'] }}" + bomb) as model:
+        with pytest.raises(LocalprobeError, match=r"takes|writes|cannot be used") as caught:
+            ChatTemplate(model, seconds=3).render("hi")
+        assert len(str(caught.value)) < 300
+
+
+def test_a_template_cannot_reach_files_or_the_environment(tmp_path: Path) -> None:
+    for source in (
+        "{{ cycler.__init__.__globals__.os.environ }}{{ messages[0]['content'] }}",
+        "{% include '/etc/hostname' %}{{ messages[0]['content'] }}",
+        "{{ self.__init__.__globals__ }}{{ messages[0]['content'] }}",
+    ):
+        with chat_model(tmp_path, source) as model, pytest.raises(LocalprobeError, match="--chat"):
+            ChatTemplate(model).render("hi")

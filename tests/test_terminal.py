@@ -21,6 +21,11 @@ SHOW_CURSOR, HIDE_CURSOR = b"\x1b[?25h", b"\x1b[?25l"
 SWEEP = ["sweep", "--all-examples", "--template", "{country}?"]
 
 
+def hears_ctrl_c() -> None:
+    """A shell has what it starts in the background ignore SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A command in a pseudo-terminal of 80 x 24."""
 
@@ -38,6 +43,7 @@ class Terminal:
             stderr=follower,
             env={**kept, "TERM": "xterm-256color", **environment},
             start_new_session=True,
+            preexec_fn=hears_ctrl_c,
         )
         self._follower = follower
         self.output = b""
@@ -92,11 +98,14 @@ def test_no_color_is_plain_on_a_terminal_too(
     assert HIDE_CURSOR not in terminal.output
 
 
-def test_ctrl_c_leaves_the_terminal_sane(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_the_terminal_sane(
+    number: signal.Signals, code: int, tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
     terminal = Terminal(*SWEEP, "-m", str(tiny_file("gemma3")))
     terminal.read_until(rb"example \d+ of about")
-    terminal.process.send_signal(signal.SIGINT)
-    assert terminal.finish() == 130
+    terminal.process.send_signal(number)
+    assert terminal.finish() == code
     assert b"localprobe: interrupted" in terminal.output
     assert b"Traceback" not in terminal.output
     assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
@@ -117,6 +126,7 @@ def test_ctrl_c_at_any_moment_is_130_and_nothing_is_remembered(
         [sys.executable, "-c", script, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=hears_ctrl_c,
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -110,7 +110,7 @@ def choose_engine(
         except ModelError as error:
             return {"reason": str(error)}
 
-    found = _remember(loaded.model, loaded.sha256, "resuming", run)
+    found = _remember(loaded.model, loaded.sha256, "resuming, lead", run)
     if "reason" in found:
         return FullEngine(loaded.model), str(found["reason"])
     return ResumeEngine(loaded.model, batch_size, float(found["noise"])), ""

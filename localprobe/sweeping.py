@@ -231,7 +231,7 @@ class Sweep:
         )
 
     def _is_near_tie(self, answer: Answer) -> bool:
-        return answer.margin <= 2 * self._engine.noise
+        return answer.margin <= self._engine.noise
 
     def _run_of(self, candidate: _Candidate) -> CleanRun:
         """The clean run of an example, which is computed along with its neighbours."""

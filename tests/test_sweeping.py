@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from localprobe.engine.full import FullEngine
+from localprobe.engine.resume import ResumeEngine, _turned, check_resume
 from localprobe.errors import LocalprobeError
 from localprobe.interventions import Random
+from localprobe.llama.model import Model
 from localprobe.sweeping import Sweep, _with_next
 from localprobe.tasks.base import Example
 
@@ -176,3 +179,33 @@ def test_with_next() -> None:
     assert numbers(example(0), None, example(2), None) == [None, (0, 2), None, (2, 0)]
     assert numbers(example(5)) == [(5, 5)]
     assert numbers() == []
+
+
+def test_near_ties_are_marked_by_the_noise_of_the_model(tiny_file: Callable[[str], Path]) -> None:
+    with Model(tiny_file("llama"), threads=1) as model:
+        plain = FullEngine(model)
+        leads = []
+        for noise in (0.0, 0.05, 1e9):
+            engine = ResumeEngine(model, 1, noise)
+            sweep = Sweep(engine, Echo(plain), ["skip"], [0, 2], all_examples=True)
+            rows = [row for row in sweep.run() if row]
+            assert sweep.tally.n_near_ties == sum(row.near_tie for row in rows)
+            leads.append(sweep.tally.n_near_ties)
+        assert leads[0] == 0
+        assert 0 < leads[1] < leads[2] == len(rows)
+
+
+def test_the_noise_is_that_of_the_lead(tiny_file: Callable[[str], Path]) -> None:
+    assert _turned(np.array([1.0, 5, 4]), np.array([9.0, 5, 4.5])) == pytest.approx(0.5)
+    with Model(tiny_file("llama"), threads=1) as model:
+        assert 0 <= check_resume(model) < 1e-3
+
+
+def test_threads_change_nothing(tiny_file: Callable[[str], Path]) -> None:
+    found = []
+    for threads in (1, 2):
+        with Model(tiny_file("gemma2"), threads=threads) as model:
+            engine = ResumeEngine(model, 1)
+            sweep = Sweep(engine, Echo(engine), ["random", "freeze"], [1, 3], all_examples=True)
+            found.append([row for row in sweep.run() if row])
+    assert found[0] == found[1]

@@ -68,7 +68,8 @@ class FullEngine:
     name = "full"
     batch_size = 1
     noise = 0.0
-    """How far logits (in logits) were seen to move when the same is computed in another way."""
+    """How far the lead of the likeliest token, in logits, was seen to move when the same was
+    computed in another way."""
 
     def __init__(self, model: Model) -> None:
         self.model = model

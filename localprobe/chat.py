@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.chat_worker import MOST_BYTES
-from localprobe.errors import LocalprobeError
+from localprobe.errors import LocalprobeError, printable
 from localprobe.llama.model import Model
 
 _MOST_SOURCE = 1 << 20
@@ -80,7 +80,8 @@ class ChatTemplate:
             else {"error": f"takes more than {self._seconds:g} seconds, or too much memory"}
         )
         if "error" in answer:
-            raise LocalprobeError(f"--chat: the model's chat template {answer['error']}")
+            reason = printable(str(answer["error"]))
+            raise LocalprobeError(f"--chat: the model's chat template {reason}")
         return str(answer["text"])
 
 

@@ -305,7 +305,7 @@ def tokens(prompt: str, name: str, *, json: bool) -> None:
 def pull_model(name: str) -> None:
     entry = registry.entry(name)
     if entry.path.exists():
-        model_files.find(name)
+        model_files.locate(name)
         say(f"{name} is in the cache already: {entry.path}")
         return
     say(f"{name} is in the cache: {fetch(entry)}")

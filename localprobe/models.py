@@ -1,4 +1,4 @@
-"""A model by name or path: found, fetched, hashed, checked, loaded.
+"""A model by name or path: found, fetched, hashed, vetted, loaded, checked.
 
 with open_model("smollm2-135m") as probe:
     probe.model.tokenize("...")
@@ -23,6 +23,7 @@ from localprobe.llama.check import check
 from localprobe.llama.model import Model, has_gpu
 from localprobe.memory import check_fits
 from localprobe.prepare import prepared_path, read_manifest
+from localprobe.vetting import vet
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def find(name: str) -> tuple[str, Path, str]:
+    """Name, file and SHA-256 of a model that llama.cpp can be given: see `locate` and `vet`."""
+    name, path, digest = locate(name)
+    vet(path, digest)
+    return name, path, digest
+
+
+def locate(name: str) -> tuple[str, Path, str]:
     """Name, file and SHA-256 of a model given by name or by the path of a .gguf file.
 
     A known model is fetched when it is not in the cache yet.

@@ -179,18 +179,18 @@ def test_a_cached_file_that_was_changed_is_refused(
     own_cache: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "entries", lambda: {"tiny": entry()})
-    path = models.find("tiny")[1]
+    path = models.locate("tiny")[1]
     path.write_bytes(CONTENT + b"more")
     with pytest.raises(FetchError, match=r"the cached file .* was moved to .*bad"):
-        models.find("tiny")
+        models.locate("tiny")
 
 
 def test_a_path_instead_of_a_name(own_cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "some.gguf"
     path.write_bytes(CONTENT)
-    assert models.find(str(path)) == ("some", path, hashlib.sha256(CONTENT).hexdigest())
+    assert models.locate(str(path)) == ("some", path, hashlib.sha256(CONTENT).hexdigest())
     with pytest.raises(ModelError, match="no model file"):
-        models.find(str(tmp_path / "other.gguf"))
+        models.locate(str(tmp_path / "other.gguf"))
 
 
 def test_offline_nothing_is_fetched(

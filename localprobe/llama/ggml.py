@@ -85,6 +85,7 @@ _ptr, _int, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 _nbytes = _function("ggml_nbytes", _size, _ptr)
 _get = _function("ggml_backend_tensor_get", None, _ptr, _ptr, _size, _size)
 _set = _function("ggml_backend_tensor_set", None, _ptr, _ptr, _size, _size)
+_validate = _function("ggml_validate_row_data", ctypes.c_bool, _int, _ptr, _size)
 
 
 def at(address: int) -> Tensor:
@@ -115,6 +116,11 @@ def write(address: int, rows: NDArray[np.float32], first_row: int = 0) -> None:
     if data.shape[1] != tensor.ne[0] or first_row + len(data) > total:
         raise ValueError(f"{data.shape} does not fit {tensor.name.decode()} from {first_row}")
     _set(address, data.ctypes.data, first_row * 4 * data.shape[1], data.nbytes)
+
+
+def all_finite(type: int, address: int, size: int) -> bool:
+    """Whether weights of a type, `size` bytes of whole blocks, are finite numbers."""
+    return bool(_validate(type, address, size))
 
 
 def _prove_layout() -> tuple[dict[str, int], bool]:

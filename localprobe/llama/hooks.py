@@ -27,6 +27,15 @@ class NodeVisitor(Protocol):
     def computed(self, address: int) -> None: ...
 
 
+class NoVisitor:
+    """Looks at nothing."""
+
+    def wants(self, address: int) -> bool:
+        return False
+
+    def computed(self, address: int) -> None: ...
+
+
 class EvalHook:
     """One context's eval callback. Not armed, it lets every node pass."""
 

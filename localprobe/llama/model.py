@@ -13,11 +13,11 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
+from localprobe.errors import LocalprobeError, ModelError, NotFiniteError, printable
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
-from localprobe.llama.hooks import EvalHook, NodeVisitor
+from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
 from localprobe.memory import check_fits
@@ -137,6 +137,8 @@ class Model:
                 break
             room = -count
         tokens = list(ids[:count])
+        if not all(0 <= token < self.info.n_vocab for token in tokens):
+            raise ModelError("the model's vocabulary has no token for a part of the text")
         # An end token that the GGUF asks for would end the prompt before it is answered.
         if begin and llama.llama_vocab_get_add_eos(self._vocab) and tokens:
             tokens.pop()
@@ -178,7 +180,9 @@ class Model:
         """The texts of the begin and the end token; empty where the vocabulary has none."""
         vocab = self._vocab
         tokens = llama.llama_vocab_bos(vocab), llama.llama_vocab_eos(vocab)
-        begin, end = (self.piece(t, control=True).decode() if t >= 0 else "" for t in tokens)
+        begin, end = (
+            self.piece(t, control=True).decode(errors="replace") if t >= 0 else "" for t in tokens
+        )
         return begin, end
 
     def ends_generation(self, token: int) -> bool:
@@ -200,6 +204,14 @@ class Model:
         else:
             self.forget(0, start)
         last: FloatArray = self.decode(Batch(sequence_rows(tokens, start)), edit)[0]
+        return last
+
+    def plain_logits(self, tokens: Sequence[int]) -> FloatArray:
+        """Logits (n_vocab,) of the last token, without a look at any state."""
+        self.check_length(len(tokens))
+        self._make_room(len(tokens), keep=False)
+        self.clear()
+        last: FloatArray = self._decode(Batch(sequence_rows(tokens, 0)), NoVisitor())[0]
         return last
 
     def decode(self, rows: Batch, edit: Edit) -> FloatArray:
@@ -409,7 +421,7 @@ class Model:
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)
         size = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-        return buffer.value.decode(errors="replace") if size >= 0 else ""
+        return printable(buffer.value.decode(errors="replace")) if size >= 0 else ""
 
 
 def has_gpu() -> bool:
@@ -477,7 +489,7 @@ def _start_backend() -> None:
 def _last_error() -> str:
     """The first thing llama.cpp complained of in the latest call: later ones follow from it."""
     said = [line for line in _log if line]
-    return said[0] if said else "llama.cpp gave no reason"
+    return printable(said[0]) if said else "llama.cpp gave no reason"
 
 
 def softmax(logits: FloatArray) -> NDArray[np.float64]:

@@ -158,7 +158,7 @@ def probe(
             wanted.append(inject)
         else:
             wanted.append(interventions.by_name(patch, seed))
-    n_cells = sum(len(probing.defined_layers(each, chosen)) for each in wanted)
+    n_cells = sum(len(interventions.defined_layers(each, chosen)) for each in wanted)
     (run,) = engine.clean([tokens], chosen, max_tokens=max_tokens, stops=[None])
     if not run.answer.is_finite:
         raise NotFiniteError("the model's logits after the prompt are not finite numbers")
@@ -259,7 +259,7 @@ class RunningSweep:
         if out is not None:
             self._folder = RunFolder.open(out, self.manifest)
             self.manifest = self._folder.manifest
-            self.sweep = experiment.sweep(engine, self._folder.known)
+            self.sweep.go_on_from(self._folder.known)
 
     def __enter__(self) -> RunningSweep:
         return self

@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def remembered(file: str, key: str, compute: Callable[[], Any]) -> Any:
         known = compute()
         memo.put(key, known)
     return known
+
+
+def remembered_of_file(digest: str, what: str, check: Callable[[], Any]) -> Any:
+    """What a check of a file found, remembered for the file and for what it was checked with."""
+    versions = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
+    return remembered("checks.json", f"{digest} {what}, {versions}", check)
 
 
 class _Memo:

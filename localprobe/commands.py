@@ -34,7 +34,7 @@ from localprobe.report.terminal import (
     visible,
     with_bar,
 )
-from localprobe.results import Manifest
+from localprobe.results import Manifest, described
 from localprobe.sweeping import NothingToProbeError
 from localprobe.tally import Tally
 from localprobe.words import is_word
@@ -359,11 +359,5 @@ def model_info(name: str, *, json: bool) -> None:
     )
 
 
-def _describe(loaded: LoadedModel) -> str:
-    info = loaded.model.info
-    about = f"{loaded.name} ({info.architecture}, {info.file_type}, {info.n_layer} blocks)"
-    return f"{about}, requantised" if "@" in loaded.name else about
-
-
 def _model_line(loaded: LoadedModel) -> Text:
-    return Text(_describe(loaded), style="bold")
+    return Text(described(model_files.model_record(loaded)), style="bold")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from localprobe.engine.full import FullEngine
 from localprobe.errors import LocalprobeError
 from localprobe.layers import parse_layers
 from localprobe.prompts import Encoder
-from localprobe.rows import Row
 from localprobe.shard import WHOLE, Shard
 from localprobe.sweeping import Sweep
 from localprobe.tasks import task_by_name
@@ -43,8 +41,8 @@ class Experiment:
         options = TaskOptions(self.template, self.data, self.digits, self.seed)
         return task_by_name(self.task, options)
 
-    def sweep(self, engine: FullEngine, known: Iterable[Row] = ()) -> Sweep:
-        """The sweep on a model. known: rows of whole examples, which are not computed again."""
+    def sweep(self, engine: FullEngine) -> Sweep:
+        """The sweep on a model."""
         return Sweep(
             engine,
             self.build_task(),
@@ -58,7 +56,6 @@ class Experiment:
             max_prompt_tokens=self.max_prompt_tokens,
             encoder=encoder(engine, chat=self.chat),
             shard=self.shard,
-            known=known,
         )
 
     def record(self) -> dict[str, Any]:

@@ -199,3 +199,13 @@ def by_name(name: str, seed: int) -> Intervention:
     if name not in makers:
         raise LocalprobeError(f"unknown intervention {name!r}; {did_you_mean(name, NAMES)}")
     return makers[name]
+
+
+def defined_layers(intervention: Intervention, layers: Sequence[int]) -> list[int]:
+    """Those of the layers at which it is defined. Raises LocalprobeError where none is."""
+    defined = [layer for layer in layers if layer >= intervention.first_layer]
+    if not defined:
+        raise LocalprobeError(
+            f"{intervention.name} is defined from layer {intervention.first_layer} on"
+        )
+    return defined

@@ -11,7 +11,7 @@ from localprobe.report.terminal import (
     stdout_console,
     visible,
 )
-from localprobe.resources import resource
+from localprobe.resources import recipe_files
 from localprobe.tomlfile import TomlFile
 
 
@@ -51,8 +51,9 @@ def list_models(*, json: bool) -> None:
 
 
 def list_recipes(*, json: bool) -> None:
-    files = sorted(resource("patches").glob("*.toml"))
-    known = [(path.stem, str(TomlFile(path).data.get("description", ""))) for path in files]
+    known = [
+        (path.stem, str(TomlFile(path).data.get("description", ""))) for path in recipe_files()
+    ]
     if json:
         print_document([{"name": name, "description": about} for name, about in known])
         return

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from localprobe import registry
-from localprobe.cache import remembered, sha256_of, user_path
+from localprobe.cache import remembered_of_file, sha256_of, user_path
 from localprobe.engine.full import FullEngine
 from localprobe.engine.resume import BATCH_SIZE, ResumeEngine, check_resume
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
@@ -118,7 +117,7 @@ def choose_engine(
         except ModelError as error:
             return {"reason": str(error)}
 
-    found = _remember(loaded.model, loaded.sha256, "resuming, lead", run)
+    found = remembered_of_file(loaded.sha256, f"resuming, {loaded.model.devices}", run)
     if "reason" in found:
         return FullEngine(loaded.model), str(found["reason"])
     return ResumeEngine(loaded.model, batch_size, float(found["noise"])), ""
@@ -164,12 +163,7 @@ def why_not(model: Model, digest: str) -> str:
             return str(error)
         return ""
 
-    return str(_remember(model, digest, "states", run))
-
-
-def _remember(model: Model, digest: str, what: str, run: Callable[[], Any]) -> Any:
-    versions = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
-    return remembered("checks.json", f"{digest} {what}, {versions}, {model.devices}", run)
+    return str(remembered_of_file(digest, f"states, {model.devices}", run))
 
 
 def _hash(path: Path) -> str:

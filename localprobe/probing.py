@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from localprobe.answers import Token, top_tokens
 from localprobe.engine.full import CleanRun, FullEngine
 from localprobe.errors import LocalprobeError
-from localprobe.interventions import Inject, Intervention
+from localprobe.interventions import Inject, Intervention, defined_layers
 from localprobe.prompts import Encoder
 from localprobe.swapping import pair_up, tokens_at
 from localprobe.words import occurrences
@@ -25,16 +25,6 @@ class ProbeRow:
     layer: int
     text: str
     top: tuple[Token, ...]
-
-
-def defined_layers(intervention: Intervention, layers: Sequence[int]) -> list[int]:
-    """Those of the layers at which it is defined. Raises LocalprobeError where none is."""
-    defined = [layer for layer in layers if layer >= intervention.first_layer]
-    if not defined:
-        raise LocalprobeError(
-            f"{intervention.name} is defined from layer {intervention.first_layer} on"
-        )
-    return defined
 
 
 def probe(

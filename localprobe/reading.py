@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Group
-
 from localprobe import results
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.report import documents
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
-from localprobe.report.score_table import head, score_table, summary
+from localprobe.report.score_table import report
 from localprobe.report.terminal import print_document, say, stdout_console
 from localprobe.results import Run
+from localprobe.shard import WHOLE
 
 
 def show(paths: Sequence[Path], metric: str | None, *, json: bool) -> None:
@@ -27,15 +26,7 @@ def show(paths: Sequence[Path], metric: str | None, *, json: bool) -> None:
     for number, run in enumerate(runs):
         if number:
             console.print()
-        console.print(
-            Group(
-                head(run.tally, run.manifest.title),
-                "",
-                score_table(console, run.tally),
-                "",
-                summary(run.tally, run.manifest.n_layer),
-            )
-        )
+        console.print(report(console, run.tally, run.manifest.title, run.manifest.n_layer))
 
 
 def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:
@@ -83,7 +74,7 @@ def merge(paths: Sequence[Path], out: Path) -> None:
         target = out / name if name else out
         run = results.merge(folders, target)
         shard = run.manifest.data["experiment"]["shard"]
-        missing = "" if shard == "1/1" else f"; these are not all shards, only {shard}"
+        missing = "" if shard == str(WHOLE) else f"; these are not all shards, only {shard}"
         say(f"wrote {len(run.rows)} rows to {target}{missing}")
 
 

@@ -12,7 +12,7 @@ Every task is one sweep; what stands above the tasks holds for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from localprobe.cache import user_path
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.experiment import Experiment
-from localprobe.resources import resource
+from localprobe.resources import recipe_files
 from localprobe.sweeping import PATCHES
 from localprobe.tasks import NAMES as TASKS
 from localprobe.tomlfile import TomlFile
@@ -62,20 +62,10 @@ def recipe(name: str) -> Recipe:
     path = user_path(name) if name.startswith("~") else Path(name)
     if path.suffix.lower() == ".toml":
         return _recipe(TomlFile(path))
-    names = [each.stem for each in _files()]
-    if name not in names:
-        raise LocalprobeError(f"unknown recipe {name!r}; {did_you_mean(name, names)}")
-    return _recipe(TomlFile(resource("patches") / f"{name}.toml"))
-
-
-def shipped_recipes() -> Iterator[Recipe]:
-    """The recipes that come with localprobe, by name."""
-    for path in _files():
-        yield _recipe(TomlFile(path))
-
-
-def _files() -> list[Path]:
-    return sorted(resource("patches").glob("*.toml"))
+    files = {each.stem: each for each in recipe_files()}
+    if name not in files:
+        raise LocalprobeError(f"unknown recipe {name!r}; {did_you_mean(name, files)}")
+    return _recipe(TomlFile(files[name]))
 
 
 def _recipe(file: TomlFile) -> Recipe:

@@ -7,6 +7,11 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parent
 
 
+def recipe_files() -> list[Path]:
+    """The recipes that come with localprobe, by name."""
+    return sorted(resource("patches").glob("*.toml"))
+
+
 def resource(name: str) -> Path:
     """models.toml or patches: in the wheel beside this file, in a checkout one folder above."""
     shipped = _PACKAGE / name

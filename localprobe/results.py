@@ -10,7 +10,8 @@ import json
 import os
 import platform
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -84,19 +85,23 @@ class Manifest:
 
     @property
     def title(self) -> str:
-        model, experiment = self.data["model"], self.data["experiment"]
-        shard = experiment["shard"]
+        shard = self.data["experiment"]["shard"]
         part = "" if shard == str(WHOLE) else f" · shard {shard}"
-        requantised = ", requantised" if "@" in model["name"] else ""
-        return (
-            f"{experiment['task']} · {model['name']} ({model['architecture']}, "
-            f"{model['file_type']}, {model['n_layer']} blocks{requantised}){part}"
-        )
+        return f"{self.task} · {described(self.data['model'])}{part}"
 
     def empty_tally(self) -> Tally:
         return Tally(
             self.columns, self.data["metric"], self.data["chance"], self.data.get("swap_metric")
         )
+
+
+def described(model: Mapping[str, Any]) -> str:
+    """A model's record in a few words."""
+    requantised = ", requantised" if "@" in model["name"] else ""
+    return (
+        f"{model['name']} ({model['architecture']}, {model['file_type']}, "
+        f"{model['n_layer']} blocks){requantised}"
+    )
 
 
 def new_manifest(
@@ -147,9 +152,10 @@ def new_manifest(
 class RunFolder:
     """A folder that a sweep is written to while it runs, and goes on from.
 
-    with RunFolder.open(path, manifest) as folder:
-        sweep = experiment.sweep(engine, folder.known)
-        for row in folder.written(sweep): …
+    folder = RunFolder.open(path, manifest)
+    sweep.go_on_from(folder.known)
+    for row in folder.written(sweep): …
+    folder.close()
     """
 
     def __init__(
@@ -204,12 +210,6 @@ class RunFolder:
         file = (path / ROWS).open("a", encoding="utf-8", newline="\n")
         return cls(path, manifest, known, file, lock)
 
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         self._file.close()
         self._lock.release()
@@ -225,8 +225,8 @@ class RunFolder:
         cells: dict[int, dict[Cell, Row]] = {}
         n_rows = len(self.known)
         for row in sweep.run():
-            n_rows += row is not None and row.example not in have
             if row is not None and row.example not in have:
+                n_rows += 1
                 if row.patch == CLEAN:
                     order.append(row.example)
                     clean[row.example], cells[row.example] = row, {}
@@ -414,7 +414,7 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
         raise LocalprobeError(
             f"the shards hold {len(examples)} examples and not the {tried} that were tried"
         )
-    data = json.loads(json.dumps(first.manifest.data))
+    data = deepcopy(first.manifest.data)
     data["experiment"]["shard"] = str(WHOLE) if not missing else "+".join(shards)
     data["started"] = min(run.manifest.data["started"] for run in runs)
     data["ended"] = max(run.manifest.data["ended"] for run in runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from localprobe.answers import Token
@@ -37,13 +37,7 @@ class Row:
     near_tie: bool = False
 
 
-_DEFAULTS = {
-    "used": True,
-    "cut": False,
-    "partner": None,
-    "not_finite": False,
-    "near_tie": False,
-}
+_DEFAULTS = {field.name: field.default for field in fields(Row) if field.default is not MISSING}
 
 
 def to_json(row: Row) -> str:

@@ -15,7 +15,16 @@ from typing import TypeVar
 from localprobe.answers import top_tokens
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.errors import LocalprobeError, did_you_mean
-from localprobe.interventions import Freeze, Inject, Intervention, Random, Shuffle, Skip, by_name
+from localprobe.interventions import (
+    Freeze,
+    Inject,
+    Intervention,
+    Random,
+    Shuffle,
+    Skip,
+    by_name,
+    defined_layers,
+)
 from localprobe.pace import Pace
 from localprobe.prompts import Encoder
 from localprobe.rows import CLEAN, Row
@@ -33,7 +42,6 @@ class Sweep:
     patches: of PATCHES. layers: ascending. n: use the first n examples, None for all there are.
     metric: of the task's, its first one if None. max_tokens, max_prompt_tokens: the task's if None.
     shard: which of the examples to do; which ones are used does not depend on it.
-    known: rows of whole examples that need not be computed again.
     Raises LocalprobeError for unknown or repeated interventions, or ones without a layer.
     """
 
@@ -52,7 +60,6 @@ class Sweep:
         max_prompt_tokens: int | None = None,
         encoder: Encoder | None = None,
         shard: Shard = WHOLE,
-        known: Iterable[Row] = (),
     ) -> None:
         self.task, self.seed = task, seed
         self.metric = task.metrics[0] if metric is None else metric
@@ -86,13 +93,16 @@ class Sweep:
         self._check_examples()
         self.tally = Tally(columns, self.metric, chance(task))
         self._known: dict[int, list[Row]] = defaultdict(list)
-        for row in known:
-            self._known[row.example].append(row)
         self._n_layer = engine.model.n_layer
         self._pace = Pace()
         self._done: Counter[str] = Counter()
         self._waiting: deque[Row] = deque()
         self._block: tuple[int, list[CleanRun]] | None = None
+
+    def go_on_from(self, known: Iterable[Row]) -> None:
+        """Before `run`: rows of whole examples, which need not be computed again."""
+        for row in known:
+            self._known[row.example].append(row)
 
     def _check_examples(self) -> None:
         """Raise LocalprobeError for an example that could not be done, before any is begun."""
@@ -269,7 +279,7 @@ class Sweep:
         cells = self._engine.run(
             runs,
             interventions,
-            [layer for layer in self.layers if layer >= interventions[0].first_layer],
+            defined_layers(interventions[0], self.layers),
             max_tokens=self.max_tokens,
             examples=[candidate.example.number for candidate, _ in pairs],
             stops=[self._settled(*examples) for examples in compared],
@@ -364,10 +374,7 @@ def _columns(
         if patch == SWAP:
             columns += [Column(SWAP, ORIGINAL, layers), Column(SWAP, MODIFIED, layers)]
             continue
-        first = by_name(patch, 0).first_layer
-        defined = tuple(layer for layer in layers if layer >= first)
-        if not defined:
-            raise LocalprobeError(f"{patch} is defined from layer {first} on")
+        defined = tuple(defined_layers(by_name(patch, 0), layers))
         columns += [Column(patch, metric, defined) for metric in metrics]
     return columns
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.errors import LocalprobeError
+from localprobe.textfile import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,15 +20,9 @@ class TomlFile:
     """A TOML file's tables, with errors that name the file and the line."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._text = path, read_text(path)
         try:
-            self._text = path.read_bytes().decode("utf-8-sig")
             self.data: dict[str, Any] = tomllib.loads(self._text)
-        except OSError as error:
-            raise LocalprobeError(f"cannot read {path}: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            raise LocalprobeError(f"{path}, line {line}: not UTF-8 text") from None
         except tomllib.TOMLDecodeError as error:
             reason, _, place = str(error).partition(" (at ")
             number = re.match(r"line (\d+)", place)

@@ -14,10 +14,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
-from localprobe.cache import remembered
+from localprobe.cache import remembered_of_file
 from localprobe.errors import LocalprobeError, ModelError, printable
 from localprobe.header import Header, read_header
 
@@ -42,8 +41,7 @@ def vet(path: Path, digest: str) -> None:
         _try_in_child(path)
         return "good"
 
-    versions = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
-    remembered("checks.json", f"{digest} vetted, {versions}", run)
+    remembered_of_file(digest, "vetted", run)
 
 
 def _try_in_child(path: Path) -> None:

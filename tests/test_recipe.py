@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from localprobe.errors import LocalprobeError
-from localprobe.recipe import recipe, shipped_recipes
+from localprobe.recipe import recipe
+from localprobe.resources import recipe_files
 from localprobe.sweeping import PATCHES
 
 GOOD = """\
@@ -27,7 +28,7 @@ interventions = ["skip", "random"]
 
 
 def test_one_for_every_experiment_of_the_paper() -> None:
-    found = {each.name: each for each in shipped_recipes()}
+    found = {path.stem: recipe(path.stem) for path in recipe_files()}
     for patch in PATCHES:
         experiments = found[f"paper-{patch}"].experiments
         assert all(each.patches == (patch,) for each in experiments)

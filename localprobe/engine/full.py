@@ -200,8 +200,9 @@ class Writing:
     def take(self, logits: FloatArray) -> None:
         """The logits after the newest token: write the likeliest one, or be done."""
         token = int(np.argmax(logits))
-        second, first = np.partition(logits, -2)[-2:]
-        self._margin = min(self._margin, float(first - second))
+        # Not by sorting: this is done for every token of every answer.
+        second = max(part.max(initial=-np.inf) for part in (logits[:token], logits[token + 1 :]))
+        self._margin = min(self._margin, float(logits[token] - second))
         if self._model.ends_generation(token):
             self._end, self.done = token, True
             return

@@ -15,7 +15,7 @@ computed again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -169,32 +169,22 @@ class ResumeEngine(FullEngine):
         max_tokens: int,
         stops: Sequence[Stop | None],
     ) -> list[CleanRun]:
-        wanted = frozenset(layers)
+        asked = frozenset(layers)
         # freeze at a layer needs the states of the layer before it.
-        wanted |= {layer - 1 for layer in wanted if layer > 0}
+        wanted = asked | {layer - 1 for layer in asked if layer > 0}
         runs: list[CleanRun] = []
         for some in self._batched([len(prompt) + max_tokens for prompt in prompts], FEW_ROWS):
             part = slice(some.start, some.stop)
             try:
                 runs += self._clean_batch(prompts[part], wanted, max_tokens, stops[part])
             except NotFiniteError:
-                runs += self._clean_one_by_one(prompts[part], wanted, max_tokens, stops[part])
-        return runs
-
-    def _clean_one_by_one(
-        self,
-        prompts: Sequence[Sequence[int]],
-        layers: frozenset[int],
-        max_tokens: int,
-        stops: Sequence[Stop | None],
-    ) -> list[CleanRun]:
-        """Each prompt by itself: one that is not finite spoils all that share its cache."""
-        runs = []
-        for prompt, stop in zip(prompts, stops, strict=True):
-            try:
-                runs += self._clean_batch([prompt], layers, max_tokens, [stop])
-            except NotFiniteError:
-                runs.append(CleanRun(tuple(prompt), NO_ANSWER, tuple(prompt), {}))
+                if len(some) == 1:
+                    prompt = tuple(prompts[some.start])
+                    runs.append(CleanRun(prompt, NO_ANSWER, prompt, {}))
+                    continue
+                # One that is not finite spoils all that share its cache: each by itself.
+                for i in some:
+                    runs += self.clean([prompts[i]], asked, max_tokens=max_tokens, stops=[stops[i]])
         return runs
 
     def _clean_batch(
@@ -267,18 +257,15 @@ class ResumeEngine(FullEngine):
             jobs = [
                 _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i]) for i in some
             ]
-            for number, layer, answer in self._run_batch(jobs, downwards, max_tokens):
-                yield some.start + number, layer, answer
+            for place, layer, answer in self._run_batch(jobs, downwards, max_tokens):
+                yield some.start + place, layer, answer
 
     def _run_batch(
         self, jobs: list[_Job], layers: Sequence[int], max_tokens: int
     ) -> Iterator[tuple[int, int, Answer]]:
-        """The answers of jobs that share decodes, layers going down: (job's number, layer, …)."""
-        numbers = [job.number for job in jobs]
-        for sequence, job in enumerate(jobs):
-            job.number = sequence
+        """The answers of jobs that share decodes, layers going down: (job's place, layer, …)."""
         ready: _Batches | None = None
-        for place, layer in enumerate(layers):
+        for below, layer in enumerate(layers):
             try:
                 if ready is None:
                     room = sum(len(job.run.prompt) + max_tokens for job in jobs)
@@ -290,17 +277,18 @@ class ResumeEngine(FullEngine):
                 self._layer(jobs, layer, max_tokens, ready)
             except NotFiniteError:
                 if len(jobs) > 1:
-                    # One that is not finite spoils all that share its cache.
-                    for job, number in zip(jobs, numbers, strict=True):
-                        for _, below, answer in self._run_batch([job], layers[place:], max_tokens):
-                            yield number, below, answer
+                    # One that is not finite spoils all that share its cache: each by itself.
+                    for place, job in enumerate(jobs):
+                        alone = [replace(job, number=0)]
+                        for _, at, answer in self._run_batch(alone, layers[below:], max_tokens):
+                            yield place, at, answer
                     return
-                yield numbers[0], layer, NO_ANSWER
+                yield 0, layer, NO_ANSWER
                 ready = None
                 continue
-            for job, number in zip(jobs, numbers, strict=True):
+            for place, job in enumerate(jobs):
                 assert job.writing is not None
-                yield number, layer, job.writing.answer()
+                yield place, layer, job.writing.answer()
 
     def _layer(self, jobs: list[_Job], layer: int, max_tokens: int, batches: _Batches) -> None:
         """Write the answers of all jobs at a layer."""

@@ -80,7 +80,6 @@ def bench_document(loaded: LoadedModel, result: BenchResult, size: int) -> dict[
 
 def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
     """baseline: the clean model on every example tried; used: on those that were swept."""
-    patches = dict.fromkeys(column.patch for column in tally.all_columns)
     return {
         "model": manifest.data["model"],
         "task": manifest.data["experiment"]["task"],
@@ -94,7 +93,7 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
         "not_finite": tally.n_not_finite,
         "near_ties": tally.n_near_ties,
         "rows": score_records(tally),
-        "transitions": {patch: tally.transition(patch) for patch in patches},
+        "transitions": {patch: tally.transition(patch) for patch in tally.patches},
     }
 
 

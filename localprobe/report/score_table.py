@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +19,12 @@ from localprobe.report.terminal import (
 from localprobe.tally import KEPT, SWAP, Column, Score, Tally
 
 _NUMBER, _INTERVAL = 4, 7
+
+
+def report(console: Console, tally: Tally, title: str, n_layer: int) -> Group:
+    """All there is to see of a sweep."""
+    table = score_table(console, tally)
+    return Group(head(tally, title), "", table, "", summary(tally, n_layer))
 
 
 def head(tally: Tally, title: str) -> Text:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 from tqdm import tqdm
 
-from localprobe.report.score_table import head, score_table, summary
+from localprobe.report.score_table import head, report, score_table
 from localprobe.report.terminal import duration, is_live, say, stdout_console
 from localprobe.rows import Row
 from localprobe.sweeping import Sweep
@@ -54,16 +54,8 @@ class SweepView:
         return Group(heading, "", score_table(self._console, tally, rows), "", progress)
 
     def _final(self) -> RenderableType:
-        tally = self._sweep.tally
         took = Text(f"{duration(time.monotonic() - self._started)} elapsed", style="dim")
-        return Group(
-            head(tally, self._title),
-            "",
-            score_table(self._console, tally),
-            "",
-            summary(tally, self._n_layer),
-            took,
-        )
+        return Group(report(self._console, self._sweep.tally, self._title, self._n_layer), took)
 
     def _progress(self) -> str:
         sweep = self._sweep

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.errors import LocalprobeError
+from localprobe.textfile import read_text
 
 _LONGEST_FIELD = 1 << 24
 
 
 def read_json(path: Path) -> Any:
     """A JSON file. Raises LocalprobeError where it is none."""
-    return _parse(_text(path), str(path))
+    return _parse(read_text(path), str(path))
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -36,7 +37,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             place = f"{path}, line {number}"
             record = _parse(line, place)
@@ -47,7 +48,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.DictReader(_text(path).splitlines(keepends=True))
+    reader = csv.DictReader(read_text(path).splitlines(keepends=True))
     try:
         for record in reader:
             yield f"{path}, line {reader.line_num}", record
@@ -74,16 +75,6 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise LocalprobeError(f"cannot read {path}: {error.strerror or error}") from None
     except pyarrow.ArrowException as error:
         raise LocalprobeError(f"{path} is not a parquet file: {error}") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise LocalprobeError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise LocalprobeError(f"{path}, line {line}: not UTF-8 text") from None
 
 
 def _parse(text: str, place: str) -> Any:

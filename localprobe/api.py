@@ -22,11 +22,13 @@ from localprobe.engine.resume import BATCH_SIZE
 from localprobe.errors import LocalprobeError, NotFiniteError
 from localprobe.experiment import Experiment, encoder
 from localprobe.layers import parse_layers
+from localprobe.manifest import Manifest, new_manifest
 from localprobe.models import RESUME, LoadedModel, choose_engine, model_record, open_model
 from localprobe.probing import ProbeRow
 from localprobe.registry import DEFAULT_MODEL
-from localprobe.results import Manifest, Run, RunFolder, new_manifest, read_run
+from localprobe.results import Run, read_run
 from localprobe.rows import Row
+from localprobe.run_folder import RunFolder
 from localprobe.swapping import SwapPlan, SwapRow
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.chat_worker import MOST_BYTES
-from localprobe.errors import LocalprobeError, printable
+from localprobe.errors import LocalprobeError
+from localprobe.foreign import printable
 from localprobe.llama.model import Model
 
 _MOST_SOURCE = 1 << 20

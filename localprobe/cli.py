@@ -13,6 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from localprobe.errors import LocalprobeError
+from localprobe.foreign import printable
 from localprobe.registry import DEFAULT_MODEL
 
 _ALL = ("random", "shuffle", "freeze", "skip")
@@ -600,5 +601,5 @@ def _give_up_stdout() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"localprobe: {' '.join(message.split())}", file=sys.stderr)
+    print(f"localprobe: {printable(message, None)}", file=sys.stderr)
     return code

@@ -17,6 +17,7 @@ from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.experiment import Experiment
 from localprobe.fetch import fetch
 from localprobe.llama.model import Model
+from localprobe.manifest import Manifest, described
 from localprobe.models import RESUME, LoadedModel
 from localprobe.prepare import prepare
 from localprobe.prompts import read_prompt, unescape
@@ -34,7 +35,6 @@ from localprobe.report.terminal import (
     visible,
     with_bar,
 )
-from localprobe.results import Manifest, described
 from localprobe.sweeping import NothingToProbeError
 from localprobe.tally import Tally
 from localprobe.words import is_word

@@ -31,9 +31,3 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known: {', '.join(names)}" if names else "nothing is known by any name"
-
-
-def printable(text: str, most: int = 300) -> str:
-    """Foreign text for a sentence of ours: one line, not long, nothing that a terminal obeys."""
-    line = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-    return line if len(line) <= most else line[: most - 1] + "…"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn, TypeAlias
 
-from localprobe.errors import ModelError, printable
+from localprobe.errors import ModelError
+from localprobe.foreign import printable
 
 _MOST_METADATA = 256 << 20
 _MOST_KEYS = 1 << 16

@@ -6,7 +6,7 @@ import re
 
 from localprobe.errors import LocalprobeError
 
-_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?(?::(\d+))?")
+_SLICE = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?(?::(\d{1,9}))?")
 
 
 def parse_layers(text: str, n_layer: int) -> list[int]:
@@ -19,7 +19,7 @@ def parse_layers(text: str, n_layer: int) -> list[int]:
     for part in text.replace(" ", "").split(","):
         if part.lower() == "all":
             chosen.update(range(n_layer))
-        elif re.fullmatch(r"-?\d+", part):
+        elif re.fullmatch(r"-?\d{1,9}", part):
             layer = int(part)
             if not -n_layer <= layer < n_layer:
                 raise LocalprobeError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.text import Text
+
 from localprobe import registry
 from localprobe.prepare import prepared_models
 from localprobe.report.terminal import (
@@ -41,11 +43,11 @@ def list_models(*, json: bool) -> None:
     for entry in known:
         size = f"{entry.size / 1e9:.1f} GB" if entry.size >= 1e9 else f"{entry.size / 1e6:.0f} MB"
         cached = "yes" if entry.path.exists() else "no"
-        table.add_row(entry.name, entry.architecture, size, cached, visible(entry.note))
+        table.add_row(entry.name, _shown(entry.architecture), size, cached, _shown(entry.note))
     console = stdout_console()
     for name, path in prepared_models():
         size = f"{path.stat().st_size / 1e6:.0f} MB"
-        table.add_row(visible(name), "", size, "yes", "requantised")
+        table.add_row(_shown(name), "", size, "yes", "requantised")
     shrink_only_last(console, table)
     console.print(table)
 
@@ -60,5 +62,10 @@ def list_recipes(*, json: bool) -> None:
     table = new_table("recipe")
     table.add_column("what it does", overflow="fold")
     for name, about in known:
-        table.add_row(name, visible(about))
+        table.add_row(name, _shown(about))
     stdout_console().print(table)
+
+
+def _shown(text: str) -> Text:
+    # A Text, not a str: in that, rich would obey its own markup.
+    return Text(visible(text))

@@ -48,9 +48,22 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def find(name: str) -> tuple[str, Path, str]:
-    """Name, file and SHA-256 of a model that llama.cpp can be given: see `locate` and `vet`."""
+def find(
+    name: str,
+    *,
+    on_gpu: bool = False,
+    warn: Callable[[str], object] = lambda _message: None,
+) -> tuple[str, Path, str]:
+    """Name, file and SHA-256 of a model that llama.cpp can be given: see `locate` and `vet`.
+
+    warn: is told where it will be slow since memory is short.
+    """
     name, path, digest = locate(name)
+    if not on_gpu:
+        # Before it is tried: where memory runs out, systems stop programs.
+        warning = check_fits(path.stat().st_size, f"the model {path}", "take a smaller one")
+        if warning:
+            warn(warning)
     vet(path, digest)
     return name, path, digest
 
@@ -137,15 +150,11 @@ def open_model(
     warn: is told where it will be slow since memory is short.
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
-    name, path, digest = find(name)
     if gpu_layers and not has_gpu():
         raise LocalprobeError(
             "--gpu-layers needs a llama-cpp-python that was built for a GPU (see the README)"
         )
-    if not gpu_layers:
-        warning = check_fits(path.stat().st_size, f"the model {path}", "take a smaller one")
-        if warning:
-            warn(warning)
+    name, path, digest = find(name, on_gpu=bool(gpu_layers), warn=warn)
     with Model(path, threads=threads, gpu_layers=gpu_layers, ctx=ctx) as model:
         reason = why_not(model, digest)
         if reason:

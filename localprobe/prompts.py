@@ -12,6 +12,7 @@ from localprobe.cache import user_path
 from localprobe.chat import ChatTemplate
 from localprobe.errors import LocalprobeError
 from localprobe.llama.model import Model
+from localprobe.textfile import read_bytes
 
 
 def read_prompt(argument: str, what: str = "the prompt") -> str:
@@ -26,10 +27,7 @@ def read_prompt(argument: str, what: str = "the prompt") -> str:
         text = _decode(sys.stdin.buffer.read(), "standard input")
     elif argument.startswith("@"):
         path = user_path(argument[1:]) if argument[1:2] == "~" else Path(argument[1:])
-        try:
-            text = _decode(path.read_bytes(), str(path))
-        except OSError as error:
-            raise LocalprobeError(f"cannot read {what} {path}: {error.strerror}") from None
+        text = _decode(read_bytes(path, what), str(path))
     else:
         text = unescape(argument)
     if not text.strip():

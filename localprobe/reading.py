@@ -7,6 +7,7 @@ from pathlib import Path
 
 from localprobe import results
 from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.merging import merge as merge_runs
 from localprobe.report import documents
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
@@ -72,7 +73,7 @@ def merge(paths: Sequence[Path], out: Path) -> None:
             raise LocalprobeError(f"not every folder holds a run {name or 'of its own'}")
     for name, folders in groups.items():
         target = out / name if name else out
-        run = results.merge(folders, target)
+        run = merge_runs(folders, target)
         shard = run.manifest.data["experiment"]["shard"]
         missing = "" if shard == str(WHOLE) else f"; these are not all shards, only {shard}"
         say(f"wrote {len(run.rows)} rows to {target}{missing}")

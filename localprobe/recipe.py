@@ -21,7 +21,7 @@ from localprobe.cache import user_path
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.experiment import Experiment
 from localprobe.resources import recipe_files
-from localprobe.sweeping import PATCHES
+from localprobe.tally import PATCHES
 from localprobe.tasks import NAMES as TASKS
 from localprobe.tomlfile import TomlFile
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from math import isfinite
 from typing import Any
 
 from localprobe.answers import Token
@@ -69,8 +70,8 @@ def _check(row: Row) -> None:
         "layer": row.layer is None if row.patch == CLEAN else _is_count(row.layer),
         "answer": isinstance(row.answer, str),
         "scores": isinstance(row.scores, dict)
-        and all(isinstance(v, int | float) and 0 <= v <= 1 for v in row.scores.values()),
-        "top": all(isinstance(token.text, str) for token in row.top),
+        and all(type(v) in (int, float) and 0 <= v <= 1 for v in row.scores.values()),
+        "top": all(_is_token(token) for token in row.top),
         "used": isinstance(row.used, bool),
         "cut": isinstance(row.cut, bool),
         "partner": row.partner is None or _is_count(row.partner),
@@ -81,6 +82,11 @@ def _check(row: Row) -> None:
     for name, is_good in good.items():
         if not is_good:
             raise ValueError(f"a row's {name} cannot be {getattr(row, name)!r}")
+
+
+def _is_token(token: Token) -> bool:
+    numbers = all(type(n) in (int, float) and isfinite(n) for n in (token.logit, token.prob))
+    return _is_count(token.id) and isinstance(token.text, str) and numbers
 
 
 def _is_count(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from localprobe.errors import LocalprobeError
@@ -26,7 +27,8 @@ WHOLE = Shard(1, 1)
 
 def parse_shard(text: str) -> Shard:
     """2/3 -> the second of three shards. Raises LocalprobeError for anything else."""
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
         raise LocalprobeError(f"--shard must be like 1/3, the first of three, not {text!r}")
-    return Shard(int(number), int(count))
+    return Shard(number, count)

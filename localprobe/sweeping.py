@@ -16,12 +16,8 @@ from localprobe.answers import top_tokens
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.interventions import (
-    Freeze,
     Inject,
     Intervention,
-    Random,
-    Shuffle,
-    Skip,
     by_name,
     defined_layers,
 )
@@ -30,10 +26,8 @@ from localprobe.prompts import Encoder
 from localprobe.rows import CLEAN, Row
 from localprobe.shard import WHOLE, Shard
 from localprobe.swapping import plan_swap
-from localprobe.tally import MODIFIED, ORIGINAL, SWAP, Column, Tally
+from localprobe.tally import MODIFIED, ORIGINAL, PATCHES, SWAP, Column, Tally
 from localprobe.tasks.base import Example, Task, chance, cut
-
-PATCHES = (Random.name, Shuffle.name, Freeze.name, Skip.name, SWAP)
 
 
 class Sweep:

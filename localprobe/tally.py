@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from localprobe.rows import CLEAN, Row
 
 SWAP = "swap"
+PATCHES = ("random", "shuffle", "freeze", "skip", SWAP)
+"""What a sweep can do to its examples."""
 ORIGINAL, MODIFIED = "original", "modified"
 """The metrics of a swap: whether the answer is the prompt's own, or that of the donor."""
 

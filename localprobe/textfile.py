@@ -6,13 +6,32 @@ from pathlib import Path
 
 from localprobe.errors import LocalprobeError
 
+_MOST = 1 << 30
+
 
 def read_text(path: Path) -> str:
     """UTF-8, with or without a byte order mark. Raises LocalprobeError where it is none."""
+    data = read_bytes(path)
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise LocalprobeError(f"cannot read {path}: {error.strerror}") from None
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise LocalprobeError(f"{path}, line {line}: not UTF-8 text") from None
+
+
+def read_bytes(path: Path, what: str = "") -> bytes:
+    """A whole file, which may be a pipe but not an endless one. what: it is called in errors.
+
+    Raises LocalprobeError where it cannot be read.
+    """
+    name = f"{what} {path}".strip()
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST + 1)
+    except OSError as error:
+        raise LocalprobeError(f"cannot read {name}: {error.strerror}") from None
+    except ValueError as error:  # a NUL in its name
+        raise LocalprobeError(f"cannot read {name}: {error}") from None
+    if len(data) > _MOST:
+        raise LocalprobeError(f"{name} is larger than {_MOST >> 20} MB")
+    return data

@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 
 from localprobe.cache import remembered_of_file
-from localprobe.errors import LocalprobeError, ModelError, printable
+from localprobe.errors import LocalprobeError, ModelError
+from localprobe.foreign import printable
 from localprobe.header import Header, read_header
 
 _REFUSED = 2
@@ -143,7 +144,7 @@ def _limit_resources(path: Path) -> None:
     # file itself is mapped, and may be copied once, for a faster layout of its weights.
     limits = {
         resource.RLIMIT_DATA: 2 * path.stat().st_size + _SPARE_MEMORY,
-        resource.RLIMIT_CPU: _limit(path),  # should the parent be killed
+        resource.RLIMIT_CPU: _limit(path) + 5,  # should the parent be killed
         resource.RLIMIT_CORE: 0,
     }
     for what, most in limits.items():

@@ -18,8 +18,11 @@ from localprobe.answers import Token
 from localprobe.api import Model, RunningSweep
 from localprobe.errors import LocalprobeError
 from localprobe.experiment import Experiment
-from localprobe.results import MANIFEST, ROWS, merge, run_folders
+from localprobe.manifest import MANIFEST
+from localprobe.merging import merge
+from localprobe.results import run_folders
 from localprobe.rows import Row, from_json, to_json
+from localprobe.run_folder import ROWS
 from localprobe.shard import Shard, parse_shard
 from localprobe.tasks.base import Example
 from localprobe.tasks.jsonl import Jsonl
@@ -195,7 +198,7 @@ def test_a_folder_of_something_else_is_left_alone(model: Model, tmp_path: Path) 
         (ROWS, ('"exact_match":', '"exact_match":9'), "line 1: damaged: a row's scores"),
         (ROWS, ("{", ""), "line 1: damaged"),
         (MANIFEST, ('"format": 1', '"format": 2'), "of format 2"),
-        (MANIFEST, ('"columns"', '"kolumns"'), "damaged: KeyError"),
+        (MANIFEST, ('"columns"', '"kolumns"'), "damaged: columns is missing"),
         (MANIFEST, ("{", "["), "not valid JSON"),
     ],
 )

@@ -13,7 +13,8 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from localprobe.errors import LocalprobeError, ModelError, NotFiniteError, printable
+from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
+from localprobe.foreign import printable
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
@@ -84,7 +85,7 @@ class Model:
         self._hook = EvalHook()
         self._embedding: bytes | None = None
         self._graph: Graph | None = None
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = _checked_threads(threads)
         self._model = _load(path, gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
         self.info = self._read_info()
@@ -452,6 +453,19 @@ _LONGROPE = ("phi3", "phimoe", "minicpm", "minicpm3")
 _MAPPED_AT_MOST = 1 << 29
 """Bytes. llama.cpp rearranges weights of many types for the CPU; beside a mapped file that is a
 second copy in memory, instead of a read file it is the only one."""
+
+
+def _checked_threads(threads: int) -> int:
+    """0: as many as there are cores. Raises LocalprobeError where they would stand in each
+    other's way: llama.cpp's threads wait for each other in loops.
+    """
+    cores = os.cpu_count() or 1
+    if threads > 4 * cores:
+        raise LocalprobeError(
+            f"{threads} threads are too many for the {cores} cores of this machine; more than "
+            f"{cores} make it slower"
+        )
+    return threads or cores
 
 
 def _load(path: Path, gpu_layers: int) -> int:

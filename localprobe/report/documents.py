@@ -11,8 +11,8 @@ from localprobe.api import Probe, Swap
 from localprobe.bench import BenchResult, PatchTimes
 from localprobe.engine.full import Answer
 from localprobe.llama.model import Model
+from localprobe.manifest import Manifest
 from localprobe.models import LoadedModel, model_record
-from localprobe.results import Manifest
 from localprobe.tally import Tally
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from localprobe.foreign import escaped
 from localprobe.report.documents import score_records
+from localprobe.report.terminal import json_text
 from localprobe.results import Run
 
 FORMATS = ("csv", "jsonl", "md")
@@ -19,7 +20,7 @@ def exported(runs: Sequence[Run], form: str, *, rows: bool) -> str:
     """form: of FORMATS. rows: what was answered to each example, instead of mean scores."""
     records = [record for run in runs for record in (_answers(run) if rows else _scores(run))]
     if form == "jsonl":
-        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        return "".join(json_text(record) + "\n" for record in records)
     names = list(dict.fromkeys(name for record in records for name in record))
     if form == "csv":
         text = io.StringIO()
@@ -71,4 +72,4 @@ def _in_cell(value: object) -> str:
     if value is None:
         return ""
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "\\n").replace("\r", "\\r")
+    return escaped(text.replace("\\", "\\\\").replace("|", "\\|"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -15,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
+
+from localprobe.foreign import escaped, is_obeyed, printable
 
 T = TypeVar("T")
 
@@ -47,13 +48,21 @@ def is_live(console: Console) -> bool:
 
 def say(message: str) -> None:
     """A line for the user beside the output: on stderr."""
-    print(message, file=sys.stderr)
+    print(printable(message, None), file=sys.stderr)
 
 
 def print_document(document: object) -> None:
     """One JSON document on stdout and nothing else."""
+    print(json_text(document, indent=2))
+
+
+def json_text(document: object, indent: int | None = None) -> str:
+    """JSON in which what a terminal would obey is written as \\u…, which reads as the same."""
     plain = not (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(document, indent=2, ensure_ascii=plain, allow_nan=False))
+    text = json.dumps(document, indent=indent, ensure_ascii=plain, allow_nan=False)
+    return "".join(
+        json.dumps(char)[1:-1] if char != "\n" and is_obeyed(char) else char for char in text
+    )
 
 
 def with_bar(rows: Iterator[T], total: int) -> Iterator[T]:
@@ -122,15 +131,7 @@ def visible(text: str) -> str:
 
     A newline is shown as a prompt may be given, and so is a backslash before an n.
     """
-    shown = []
-    for char in text.replace("\\n", "\\\\n"):
-        if char == "\n":
-            shown.append("\\n")
-        elif unicodedata.category(char)[0] == "C":
-            shown.append(char.encode("unicode_escape").decode())
-        else:
-            shown.append(char)
-    return "".join(shown)
+    return escaped(text.replace("\\n", "\\\\n"))
 
 
 def clipped(text: str, width: int, style: str = "") -> Text:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from localprobe.errors import LocalprobeError
+from localprobe.foreign import printable
 from localprobe.textfile import read_text
 
 _LONGEST_FIELD = 1 << 24
@@ -48,10 +50,17 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.DictReader(read_text(path).splitlines(keepends=True))
+    # Not by splitlines: a text may hold other separators, which are no ends of lines.
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
+        for name in reader.fieldnames or ():
+            if list(reader.fieldnames or ()).count(name) > 1:
+                raise LocalprobeError(f"{path}, line 1: the column {name!r} is there twice")
         for record in reader:
-            yield f"{path}, line {reader.line_num}", record
+            place = f"{path}, line {reader.line_num}"
+            if None in record or None in record.values():
+                raise LocalprobeError(f"{place}: not as many fields as there are columns")
+            yield place, record
     except csv.Error as error:
         raise LocalprobeError(f"{path}, line {reader.line_num}: {error}") from None
 
@@ -79,7 +88,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, place))
     except json.JSONDecodeError as error:
         where = f"{place}, line {error.lineno}" if "line" not in place else place
         raise LocalprobeError(f"{where}: not valid JSON: {error.msg}") from None
@@ -87,3 +96,11 @@ def _parse(text: str, place: str) -> Any:
         raise LocalprobeError(
             f"{place}: not valid JSON: nested too deeply or a number too long"
         ) from None
+
+
+def _object(pairs: list[tuple[str, Any]], place: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise LocalprobeError(f"{place}: the key {printable(repr(twice))} is there twice")
+    return found

@@ -16,6 +16,7 @@ from localprobe.errors import LocalprobeError
 from localprobe.foreign import printable
 from localprobe.registry import DEFAULT_MODEL
 
+_LONGEST_MESSAGE = 1900
 _ALL = ("random", "shuffle", "freeze", "skip")
 _PROMPT_HELP = (
     r"The prompt; \n is a newline (\\n: no newline), @FILE reads a file, - reads standard input."
@@ -601,5 +602,5 @@ def _give_up_stdout() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"localprobe: {printable(message, None)}", file=sys.stderr)
+    print(f"localprobe: {printable(message, _LONGEST_MESSAGE)}", file=sys.stderr)
     return code

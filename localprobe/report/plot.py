@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,10 @@ def save_figure(runs: Sequence[Run], output: Path) -> None:
             (_heat_map if swap else _curves)(figure, axis, run)
         part = output.with_name(output.name + ".part")
         try:
-            figure.savefig(part, format=output.suffix.lower().lstrip("."), dpi=150)
+            with warnings.catch_warnings():
+                # Letters that the font lacks are drawn as boxes; that needs no warning.
+                warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+                figure.savefig(part, format=output.suffix.lower().lstrip("."), dpi=150)
             part.replace(output)
         finally:
             part.unlink(missing_ok=True)

@@ -149,9 +149,10 @@ def chance(task: Task) -> dict[str, float]:
     for example in some:
         own = example.answers[0]
         for answer, count in counts.items():
-            scores = task.score(answer, example)
-            for metric in totals:
-                totals[metric] += (count - (answer == own)) * scores[metric]
+            others = count - (answer == own)
+            scores = task.score(answer, example) if others else {}
+            for metric, score in scores.items():
+                totals[metric] += others * score
     n_pairs = len(some) * (len(some) - 1)
     return {metric: total / n_pairs for metric, total in totals.items()}
 

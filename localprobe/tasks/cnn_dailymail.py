@@ -15,6 +15,9 @@ from localprobe.errors import LocalprobeError
 from localprobe.tasks.base import Example, TaskOptions, Template
 from localprobe.tasks.datafile import read_records
 
+_LONGEST_HIGHLIGHTS = 10_000
+"""ROUGE-L takes memory and time by the product of two lengths."""
+
 TEMPLATE = "{article}\n\nTL;DR:"
 
 
@@ -44,6 +47,10 @@ class CnnDailymail:
                 value = record.get(key)
                 if not isinstance(value, str) or not value.strip():
                     raise LocalprobeError(f"{place}: {key!r} is missing or not a text")
+            if len(record["highlights"]) > _LONGEST_HIGHLIGHTS:
+                raise LocalprobeError(
+                    f"{place}: 'highlights' is longer than {_LONGEST_HIGHLIGHTS} characters"
+                )
             article = record["article"].strip()
             prompt = self._template.fill(article=article)
             body = self._template.span("article", article=article)

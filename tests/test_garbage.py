@@ -1,0 +1,377 @@
+"""Files of strangers but GGUFs: whatever is in them ends well or in one printable sentence.
+
+Some 400 files here; `pytest tests/test_garbage.py --hypothesis-profile thorough` tries 12,000.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from localprobe.api import Model, RunningSweep
+from localprobe.cli import main
+from localprobe.experiment import Experiment
+from localprobe.foreign import is_obeyed
+from localprobe.manifest import MANIFEST
+from localprobe.run_folder import ROWS
+from localprobe.shard import Shard
+
+garbage_settings = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+EVIL = (
+    *("", "\0", "\x1b[31mred", "\x9b31m", "\u202eabc", "[red]x[/red]", "[/]", "$x^{", "../../x"),
+    *(
+        "a" * 5000,
+        "\ud800",
+        "\u2028",
+        "é",
+        "-1",
+        "nan",
+        "1e999",
+        "__class__",
+        "clean",
+        "=1+1",
+        "%s",
+    ),
+)
+NUMBERS = (0, -1, 1, 2**31, 2**63, -(2**63), 2**64, 10**30, 10**400, 0.5, -0.0, 1e308)
+NUMBERS += (float("nan"), float("inf"))
+DEEP = (b"[" * 20_000, b'{"a":' * 20_000, b"\na = " + b"[" * 20_000, b"[a" + b".a" * 20_000)
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from(NUMBERS),
+    st.integers(-5, 40),
+    st.floats(),
+    st.sampled_from(EVIL),
+    st.text(max_size=8),
+)
+values = st.one_of(
+    scalars,
+    st.lists(scalars, max_size=3),
+    st.dictionaries(st.sampled_from(EVIL) | st.text(max_size=5), scalars, max_size=3),
+)
+
+
+def places(tree: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The keys that lead to every node below the top."""
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in inner:
+        yield (*place, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*place, key))
+
+
+@st.composite
+def spoilt_trees(draw: st.DrawFn, good: Any) -> Any:
+    """JSON with one to three things in it replaced, dropped, renamed or doubled."""
+    tree = json.loads(json.dumps(good))
+    for _ in range(draw(st.integers(1, 3))):
+        known = list(places(tree))
+        assume(known)
+        *path, key = draw(st.sampled_from(known))
+        parent = tree
+        for step in path:
+            parent = parent[step]
+        match draw(st.sampled_from(["replace", "replace", "replace", "drop", "rename", "double"])):
+            case "replace":
+                parent[key] = draw(values)
+            case "drop":
+                del parent[key]
+            case "rename" if isinstance(parent, dict):
+                parent[draw(st.sampled_from(EVIL))] = parent.pop(key)
+            case _ if isinstance(parent, list):
+                parent.insert(key, parent[key])
+    return tree
+
+
+@st.composite
+def spoilt_bytes(draw: st.DrawFn, text: str) -> bytes:
+    """A text as bytes, as they should be or in one of the ways that texts go wrong."""
+    data = text.encode("utf-8", "surrogatepass")
+    kind = draw(
+        st.sampled_from(("whole", "whole", "cut", "flip", "insert", "coding", "crlf", "deep"))
+    )
+    at = draw(st.integers(0, len(data)))
+    match kind:
+        case "cut":
+            data = data[:at]
+        case "flip":
+            data = data[:at] + bytes([draw(st.integers(0, 255))]) + data[at + 1 :]
+        case "insert":
+            data = data[:at] + draw(st.binary(max_size=9)) + data[at:]
+        case "coding":
+            coding = draw(st.sampled_from(("utf-8-sig", "utf-16", "latin-1")))
+            data = text.encode(coding, "replace")
+        case "deep":
+            data = data[:at] + draw(st.sampled_from(DEEP)) + data[at:]
+        case "crlf":
+            data = data.replace(b"\n", draw(st.sampled_from((b"\r\n", b"\r"))))
+    return data
+
+
+def ends_well(arguments: list[str]) -> int:
+    """The exit code of a command; it has said nothing that a terminal obeys, and no traceback."""
+    out, said = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(said):
+        code = main(arguments)
+    assert code in (0, 1, 2), (arguments, code)
+    lines = said.getvalue().splitlines()
+    if code == 2:
+        errors = [line for line in lines if line.startswith("localprobe: ")]
+        assert len(errors) >= 1, lines
+        assert lines[-1] == errors[-1]
+        assert len(lines[-1]) <= 2000
+    shown = said.getvalue() + ("" if "csv" in arguments else out.getvalue())
+    obeyed = {char for char in shown if is_obeyed(char) and char != "\n"}
+    assert not obeyed, (arguments, obeyed)
+    assert "Traceback" not in shown
+    assert "out of memory" not in shown
+    if "--json" in arguments and code == 0:
+        json.loads(out.getvalue())
+    return code
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
+    with Model(tiny_file("llama"), threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def runs(model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two shards of a run."""
+    folder = tmp_path_factory.mktemp("runs")
+    base = Experiment("capitals", ("freeze", "swap"), "1:", n=3, all_examples=True, max_tokens=2)
+    for number in (1, 2):
+        shard = Experiment(**{**vars(base), "shard": Shard(number, 2)})
+        with RunningSweep(model, shard, folder / str(number)) as running:
+            list(running.rows())
+    return [folder / "1", folder / "2"]
+
+
+READERS = (
+    ["show"],
+    ["show", "--json"],
+    ["export", "--format", "csv"],
+    ["export", "--format", "md", "--rows"],
+    ["export", "--format", "jsonl", "--rows"],
+)
+
+
+def spoilt_run(tmp_path: Path, runs: list[Path], name: str, data: bytes) -> Path:
+    spoilt = tmp_path / "spoilt"
+    spoilt.mkdir(exist_ok=True)
+    for file in (MANIFEST, ROWS):
+        (spoilt / file).write_bytes(data if file == name else (runs[0] / file).read_bytes())
+    return spoilt
+
+
+def read_in_every_way(spoilt: Path, other: Path, tmp_path: Path) -> None:
+    codes = {ends_well([*reader, str(spoilt)]) for reader in READERS}
+    assert len(codes) == 1
+    for merged in (tmp_path / "merged" / MANIFEST, tmp_path / "merged" / ROWS):
+        merged.unlink(missing_ok=True)
+    ends_well(["merge", str(other), str(spoilt), "-o", str(tmp_path / "merged")])
+    assert (tmp_path / "merged" / MANIFEST).exists() == (tmp_path / "merged" / ROWS).exists()
+    for json_too in ([], ["--json"]):
+        ends_well(["compare", *json_too, str(other), str(spoilt)])
+
+
+@garbage_settings
+@given(data=st.data())
+def test_manifests(data: st.DataObject, runs: list[Path], tmp_path: Path) -> None:
+    good = json.loads((runs[0] / MANIFEST).read_text(encoding="utf-8"))
+    text = json.dumps(data.draw(spoilt_trees(good)))
+    spoilt = spoilt_run(tmp_path, runs, MANIFEST, data.draw(spoilt_bytes(text)))
+    read_in_every_way(spoilt, runs[1], tmp_path)
+
+
+@garbage_settings
+@given(data=st.data())
+def test_rows(data: st.DataObject, runs: list[Path], tmp_path: Path) -> None:
+    lines = (runs[0] / ROWS).read_text(encoding="utf-8").splitlines()
+    text = "".join(
+        json.dumps(row) + "\n"
+        for row in data.draw(spoilt_trees([json.loads(line) for line in lines]))
+    )
+    spoilt = spoilt_run(tmp_path, runs, ROWS, data.draw(spoilt_bytes(text)))
+    read_in_every_way(spoilt, runs[1], tmp_path)
+
+
+@settings(parent=garbage_settings, max_examples=10)
+@given(data=st.data())
+def test_figures(data: st.DataObject, runs: list[Path], tmp_path: Path) -> None:
+    good = json.loads((runs[0] / MANIFEST).read_text(encoding="utf-8"))
+    good["model"]["name"] = data.draw(st.sampled_from(EVIL) | st.text())
+    text = json.dumps(good)
+    spoilt = spoilt_run(tmp_path, runs, MANIFEST, text.encode())
+    assert ends_well(["plot", str(spoilt), "-o", str(tmp_path / "figure.svg")]) == 0
+
+
+# Data of tasks
+
+JSONL = [
+    {"prompt": f"say {word} now:", "answers": ["x"], "old": word, "new": "zz", "new_answers": ["y"]}
+    for word in ("AA", "BB")
+]
+SQUAD = {
+    "data": [
+        {
+            "paragraphs": [
+                {
+                    "context": "Ann is here.",
+                    "qas": [{"question": "Who?", "answers": [{"text": "Ann"}]}],
+                }
+            ]
+        }
+    ]
+}
+CSV = 'article,highlights\n"Ann, it is said, is here.",Ann is here.\nBob was here.,Bob was.\n'
+
+
+def sweep_of(model: Model, task: str, file: Path) -> int:
+    """A sweep of very little on a tiny model, or what is said of the data."""
+    few = ["--all-examples", "-n", "2", "--layers", "3", "--max-tokens", "1", "--threads", "1"]
+    asked = ["sweep", "--task", task, "--data", str(file), "-p", "freeze", *few, "--json"]
+    return ends_well([*asked, "-m", str(model.loaded.model.path)])
+
+
+@garbage_settings
+@given(data=st.data())
+def test_jsonl(data: st.DataObject, model: Model, tmp_path: Path) -> None:
+    records = data.draw(spoilt_trees(JSONL))
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "own.jsonl").write_bytes(data.draw(spoilt_bytes(text)))
+    sweep_of(model, "jsonl", tmp_path / "own.jsonl")
+
+
+@garbage_settings
+@given(data=st.data())
+def test_squad(data: st.DataObject, model: Model, tmp_path: Path) -> None:
+    text = json.dumps(data.draw(spoilt_trees(SQUAD)))
+    (tmp_path / "own.json").write_bytes(data.draw(spoilt_bytes(text)))
+    sweep_of(model, "squad", tmp_path / "own.json")
+
+
+@garbage_settings
+@given(data=st.data())
+def test_csv(data: st.DataObject, model: Model, tmp_path: Path) -> None:
+    at = data.draw(st.integers(0, len(CSV)))
+    text = CSV[:at] + data.draw(st.sampled_from((*EVIL, ",", '"', "\n", "\r"))) + CSV[at:]
+    (tmp_path / "own.csv").write_bytes(data.draw(spoilt_bytes(text)))
+    sweep_of(model, "cnn_dailymail", tmp_path / "own.csv")
+
+
+# TOML
+
+
+def toml_value(value: Any) -> str:
+    """A value as TOML has it, near enough; some are none in TOML."""
+    if isinstance(value, dict):
+        inner = ", ".join(f"{json.dumps(k)} = {toml_value(v)}" for k, v in value.items())
+        return f"{{{inner}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value)
+
+
+def toml(tables: dict[str, Any]) -> str:
+    """Every table as one line with inline tables below it."""
+    return "".join(f"{json.dumps(key)} = {toml_value(value)}\n" for key, value in tables.items())
+
+
+MODELS = {
+    "mine": {
+        **{"architecture": "llama", "wheel": "some==1.0", "member": "some/model.gguf"},
+        **{"sha256": "0" * 64, "license": "MIT", "size": 5, "note": "of my own"},
+    },
+    "hub": {
+        **{"architecture": "llama", "hf": "a/b", "revision": "main", "file": "c.gguf"},
+        **{"sha256": "1" * 64, "license": "MIT", "size": 5, "note": "of another"},
+    },
+}
+
+
+@garbage_settings
+@given(data=st.data())
+def test_models_toml(data: st.DataObject, own_cache: Path) -> None:
+    text = toml(data.draw(spoilt_trees(MODELS)))
+    Path("models.toml").write_bytes(data.draw(spoilt_bytes(text)))
+    for arguments in (["models"], ["models", "--json"], ["--offline", "models", "pull", "mine"]):
+        ends_well(arguments)
+
+
+@garbage_settings
+@given(data=st.data())
+def test_recipes(data: st.DataObject, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in JSONL), encoding="utf-8"
+    )
+    small = {"n": 1, "max_tokens": 1, "all_examples": True}
+    recipe = {
+        **{"description": "of my own", "model": "no-such-model", "seed": 1, "layers": "3"},
+        "interventions": ["freeze", "swap"],
+        "tasks": {"jsonl": {"data": "own.jsonl", **small}, "math": {"digits": 1, **small}},
+    }
+    text = toml(data.draw(spoilt_trees(recipe)))
+    (tmp_path / "own.toml").write_bytes(data.draw(spoilt_bytes(text)))
+    if (tmp_path / "out").exists():
+        for file in (tmp_path / "out").rglob("*.*"):
+            file.unlink()
+    path = str(model.loaded.model.path)
+    # Few examples and tokens, whatever the recipe says: it is what is said of it that matters.
+    few = ["-n", "1", "--max-tokens", "1", "--threads", "1", "--out", str(tmp_path / "out")]
+    ends_well(["run", str(tmp_path / "own.toml"), "-m", path, *few])
+
+
+def test_odd_files(runs: list[Path], model: Model, tmp_path: Path) -> None:
+    """Links to nowhere and to themselves, folders, devices without an end."""
+    loop, nowhere, folder = tmp_path / "loop", tmp_path / "nowhere", tmp_path / "folder.jsonl"
+    loop.symlink_to(loop)
+    nowhere.symlink_to(tmp_path / "gone")
+    folder.mkdir()
+    odd = [loop, nowhere, folder, tmp_path / "none"]
+    odd += [device for device in (Path("/dev/null"), Path("/proc/self/mem")) if device.exists()]
+    for file in odd:
+        for arguments in (
+            ["show", str(file)],
+            ["merge", str(file), str(runs[0]), "-o", str(tmp_path / "merged")],
+            ["probe", f"@{file}", "-m", str(model.loaded.model.path)],
+            ["tokens", "a b", "-m", str(file)],
+            ["run", str(file)],
+            ["sweep", "--task", "squad", "--data", str(file), "-m", str(model.loaded.model.path)],
+        ):
+            assert ends_well(arguments) == 2, arguments
+        spoilt = tmp_path / f"run-{file.name}"
+        spoilt.mkdir()
+        (spoilt / MANIFEST).write_bytes((runs[0] / MANIFEST).read_bytes())
+        (spoilt / ROWS).symlink_to(file)
+        assert ends_well(["show", str(spoilt)]) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes")
+def test_folders_that_may_not_be_written(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    few = ["-n", "1", "--layers", "3", "--max-tokens", "1", "--threads", "1", "--all-examples"]
+    for out in (tmp_path / "file", tmp_path / "file" / "in", Path("/proc/nothing")):
+        arguments = ["sweep", *few, "-m", str(model.loaded.model.path), "--out", str(out)]
+        assert ends_well(arguments) == 2

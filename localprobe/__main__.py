@@ -1,5 +1,6 @@
 """The program: everything, imports too, within reach of Ctrl-C and SIGTERM."""
 
+import os
 import signal
 import sys
 
@@ -7,6 +8,7 @@ _INTERRUPTED, _TERMINATED = 130, 143
 
 
 def run() -> int:
+    _open_closed_streams()
     terminated = False
 
     def terminate(_number: int, _frame: object) -> None:
@@ -24,6 +26,19 @@ def run() -> int:
         print("localprobe: interrupted", file=sys.stderr)
         code = _INTERRUPTED
     return _TERMINATED if terminated else code
+
+
+def _open_closed_streams() -> None:
+    """In place of streams that were closed (>&-): or the next file opened would get their number,
+    and what is said would be written into it."""
+    for name, descriptor, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free number is this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 if __name__ == "__main__":

@@ -41,37 +41,34 @@ def config_dir() -> Path:
 
 
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda _n: None) -> str:
-    """SHA-256 of a file, remembered by path, size and time of change."""
+    """SHA-256 of a file, remembered as long as the file is the same and was not touched."""
     path = path.resolve()
     stat = path.stat()
-    key, state = str(path), [stat.st_size, stat.st_mtime_ns]
-    memo = _Memo("hashes.json")
+    # The time of the content's change can be set (cp -p, tar), that of the inode's cannot.
+    state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+    memo, key = _Memo("hashes.json"), str(path)
     known = memo.get(key)
-    if isinstance(known, list) and known[:2] == state:
-        return str(known[2])
+    if isinstance(known, dict) and known.get("state") == state:
+        return str(known.get("sha256"))
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
             progress(len(block))
-    memo.put(key, [*state, digest.hexdigest()])
+    memo.put(key, {"state": state, "sha256": digest.hexdigest()})
     return digest.hexdigest()
 
 
-def remembered(file: str, key: str, compute: Callable[[], Any]) -> Any:
-    """compute(), or what it gave when it was last asked for under this key."""
-    memo = _Memo(file)
+def remembered_of_file(digest: str, what: str, check: Callable[[], str]) -> str:
+    """What a check of a file found, remembered for the file and for what it was checked with."""
+    memo = _Memo("checks.json")
+    versions = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
+    key = f"{digest} {what}, {versions}"
     known = memo.get(key)
-    if known is None:
-        known = compute()
+    if not isinstance(known, str):
+        known = check()
         memo.put(key, known)
     return known
-
-
-def remembered_of_file(digest: str, what: str, check: Callable[[], Any]) -> Any:
-    """What a check of a file found, remembered for the file and for what it was checked with."""
-    versions = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
-    return remembered("checks.json", f"{digest} {what}, {versions}", check)
 
 
 class _Memo:
@@ -107,8 +104,10 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        # Half a surrogate pair, as in names of files that are no text, is \\u… in JSON, too.
+        data = text.encode(errors="backslashreplace")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp's files are the owner's alone; what is written here is as open as others.

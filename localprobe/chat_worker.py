@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MOST_BYTES = 1 << 22
@@ -80,8 +79,8 @@ def main() -> None:
             try:
                 render = _renderer(request["source"], request["begin"], request["end"])
                 _say({"text": ""})
-            except (jinja2.TemplateError, RecursionError, MemoryError) as error:
-                _say({"error": f"cannot be used: {error}"})
+            except Exception as error:  # what it compiles to may fail in any way
+                _say({"error": f"cannot be used: {error or type(error).__name__}"})
         else:
             chosen = render
             _say(_answer(lambda: chosen(request["prompt"])))  # noqa: B023

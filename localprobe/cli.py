@@ -602,5 +602,6 @@ def _give_up_stdout() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"localprobe: {printable(message, _LONGEST_MESSAGE)}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"localprobe: {printable(message, _LONGEST_MESSAGE)}", file=sys.stderr, flush=True)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -141,6 +142,8 @@ def new_manifest(
 def read_manifest(folder: Path) -> Manifest:
     """The manifest in a folder. Raises LocalprobeError where there is none, or it is damaged."""
     file = folder / MANIFEST
+    if file.exists() and not file.is_file():
+        raise LocalprobeError(f"{file} is not a file")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -164,12 +167,14 @@ class _DamagedError(Exception):
 
 
 _NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
-_MOST_LAYERS = 1 << 16
+_MOST_LAYERS = 512
+_DEEPEST = 5
 
 
 def _check(data: Any) -> None:
     """Raise _DamagedError where anything that is read off it later is not what it must be."""
     _get(data, "", dict)
+    _check_plain(data)
     for key in _IDENTITY:
         if key not in data:
             raise _DamagedError(f"{key} is missing")
@@ -180,6 +185,7 @@ def _check(data: Any) -> None:
     if not 1 <= n_layer <= _MOST_LAYERS:
         raise _DamagedError(f"n_layer cannot be {n_layer}")
     _name(experiment, "task")
+    _get(experiment, "seed", int)
     for shard in _get(experiment, "shard", str).split("+"):
         try:
             parse_shard(shard)
@@ -191,13 +197,28 @@ def _check(data: Any) -> None:
     for metric, share in _get(data, "chance", dict).items():
         if type(share) not in (int, float) or not 0 <= share <= 1:
             raise _DamagedError(f"the chance of {metric!r} cannot be {share!r}")
-    _check_columns(_get(data, "columns", list), n_layer)
+    columns = _get(data, "columns", list)
+    _check_columns(columns, n_layer)
+    metrics = {column["metric"] for column in columns if column["patch"] != SWAP}
+    if metrics and data["metric"] not in metrics:
+        raise _DamagedError(f"no column is of the metric {data['metric']!r}")
     _get(data, "started", str)
     if _get(data, "ended", str, type(None)) is not None or data.get("counts") is not None:
         counts = _get(data, "counts", dict)
         for key in ("rows", "tried", "used"):
             if _get(counts, key, int) < 0:
                 raise _DamagedError(f"{key} cannot be {counts[key]}")
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Numbers that are some, texts that can be written, and nothing nested deeply."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _DamagedError(f"{value} is not a number")
+    if isinstance(value, dict | list):
+        if depth == _DEEPEST:
+            raise _DamagedError("it is nested too deeply")
+        for inner in [*value, *(value.values() if isinstance(value, dict) else ())]:
+            _check_plain(inner, depth + 1)
 
 
 def _check_columns(columns: list[Any], n_layer: int) -> None:

@@ -100,9 +100,15 @@ def _find_prepared(name: str) -> tuple[str, Path, str]:
         raise ModelError(
             f"{name} has not been prepared; run: localprobe models prepare {base} --type {kind}"
         )
-    digest = _hash(path)
-    if digest != read_manifest(path).sha256:
+    digest, made = _hash(path), read_manifest(path)
+    if digest != made.sha256:
         raise ModelError(f"{path} is not what was prepared; delete it and prepare it again")
+    known = registry.entries().get(name.rpartition("@")[0])
+    if known and known.sha256 != made.source_sha256:
+        raise ModelError(
+            f"{path} was not made from the {known.name} of models.toml; delete it and prepare it "
+            "again"
+        )
     return name, path, digest
 
 
@@ -124,16 +130,18 @@ def choose_engine(
         reason = "this build of llama-cpp-python marks what is to be computed in another way"
         return FullEngine(loaded.model), reason
 
-    def run() -> dict[str, Any]:
+    def run() -> str:
         try:
-            return {"noise": check_resume(loaded.model)}
+            return check_resume(loaded.model).hex()
         except ModelError as error:
-            return {"reason": str(error)}
+            return str(error)
 
-    found = remembered_of_file(loaded.sha256, f"resuming, {loaded.model.devices}", run)
-    if "reason" in found:
-        return FullEngine(loaded.model), str(found["reason"])
-    return ResumeEngine(loaded.model, batch_size, float(found["noise"])), ""
+    found = remembered_of_file(loaded.sha256, f"exact, {loaded.model.devices}", run)
+    try:
+        noise = float.fromhex(found)
+    except ValueError:
+        return FullEngine(loaded.model), found
+    return ResumeEngine(loaded.model, batch_size, noise), ""
 
 
 @contextmanager
@@ -172,7 +180,7 @@ def why_not(model: Model, digest: str) -> str:
             return str(error)
         return ""
 
-    return str(remembered_of_file(digest, f"states, {model.devices}", run))
+    return remembered_of_file(digest, f"states, {model.devices}", run)
 
 
 def _hash(path: Path) -> str:

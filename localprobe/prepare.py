@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from localprobe import registry
 from localprobe.cache import cache_dir, sha256_of, write_atomically
 from localprobe.errors import LocalprobeError, did_you_mean
 
@@ -45,6 +46,11 @@ def prepare(name: str, source: Path, source_sha256: str, kind: str) -> tuple[str
 
     new_name = f"{name}@{kind}"
     path = prepared_path(new_name)
+    known = registry.entries().get(name)
+    if known and known.sha256 != source_sha256:
+        raise LocalprobeError(
+            f"{name} is the name of another model in models.toml; rename {source} to prepare it"
+        )
     if path.exists() and read_manifest(path).source_sha256 == source_sha256:
         return new_name, path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ from localprobe.errors import LocalprobeError
 from localprobe.llama.model import Model
 from localprobe.textfile import read_bytes
 
+_MOST = 1 << 26
+
 
 def read_prompt(argument: str, what: str = "the prompt") -> str:
     """The text of a prompt argument; `what` it is called in errors.
@@ -24,10 +26,13 @@ def read_prompt(argument: str, what: str = "the prompt") -> str:
     if argument == "-":
         if sys.stdin is None:
             raise LocalprobeError("standard input is closed")
-        text = _decode(sys.stdin.buffer.read(), "standard input")
+        data = sys.stdin.buffer.read(_MOST + 1)
+        if len(data) > _MOST:
+            raise LocalprobeError(f"{what} is larger than {_MOST >> 20} MB")
+        text = _decode(data, "standard input")
     elif argument.startswith("@"):
         path = user_path(argument[1:]) if argument[1:2] == "~" else Path(argument[1:])
-        text = _decode(read_bytes(path, what), str(path))
+        text = _decode(read_bytes(path, what, _MOST), str(path))
     else:
         text = unescape(argument)
     if not text.strip():

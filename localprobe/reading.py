@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from localprobe import results
 from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.foreign import escaped
 from localprobe.merging import merge as merge_runs
 from localprobe.report import documents
 from localprobe.report.comparison import Comparison, comparison_table
@@ -33,7 +35,11 @@ def show(paths: Sequence[Path], metric: str | None, *, json: bool) -> None:
 def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:
     if form not in FORMATS:
         raise LocalprobeError(f"unknown format {form!r}; {did_you_mean(form, FORMATS)}")
-    print(exported(_runs(paths), form, rows=rows), end="")
+    text = exported(_runs(paths), form, rows=rows)
+    if sys.stdout.isatty():
+        # For other programs it is as it is; a terminal would obey what is in it.
+        text = "".join(escaped(line) + "\n" for line in text.split("\n")[:-1])
+    print(text, end="")
 
 
 def compare(paths: Sequence[Path], *, json: bool) -> None:

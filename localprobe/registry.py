@@ -133,7 +133,7 @@ def _entry(file: TomlFile, name: str, table: Any) -> Entry:
             raise file.error(f"the model {name} lacks the key {key!r}", name)
     if not _SHA256.fullmatch(table["sha256"]):
         raise file.error("sha256 must be 64 hexadecimal digits in lower case", name, "sha256")
-    if table["size"] <= 0:
+    if not 0 < table["size"] < 2**50:
         raise file.error("size must be the number of bytes of the GGUF", name, "size")
     for key, (pattern, meaning) in _FORMS.items():
         # These go to pip and to the hub's client, and name files: nothing else may hide in them.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ROWS, LOCK = "rows.jsonl", ".lock"
 _LONGEST_LINE = 1 << 26
+_ROW_START = b'{"example":'
 
 
 class RunFolder:
@@ -138,7 +139,7 @@ class RunFolder:
 
     def _write(self, clean: Row, cells: dict[Cell, Row]) -> None:
         rows = [clean, *(cells[cell] for cell in self._cells if clean.used)]
-        left = "".join(to_json(row) + "\n" for row in rows).encode()
+        left = "".join(to_json(row) + "\n" for row in rows).encode(errors="backslashreplace")
         with _writing(self.path):
             while left:
                 left = left[self._file.write(left) :]
@@ -164,10 +165,11 @@ def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
     Raises LocalprobeError where something is damaged before that.
     """
     file = path / ROWS
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        # What is at the other end is not ours to read, and least of all to write.
+        raise LocalprobeError(f"{file} is damaged: it is a link or a device, and no file")
     if not file.exists():
         return [], 0
-    if not file.is_file():
-        raise LocalprobeError(f"{file} is not a file")
     reader = _Reader(manifest)
     position = 0
     try:
@@ -178,6 +180,8 @@ def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
                 if not line.endswith(b"\n"):
                     if len(line) == _LONGEST_LINE:
                         raise LocalprobeError(f"{file}, line {number}: damaged: it is too long")
+                    if not line.startswith(_ROW_START[: len(line)]):
+                        raise LocalprobeError(f"{file}, line {number}: damaged: not a row")
                     break
                 position += len(line)
                 try:

@@ -11,6 +11,8 @@ _MOST = 1 << 30
 
 def read_text(path: Path) -> str:
     """UTF-8, with or without a byte order mark. Raises LocalprobeError where it is none."""
+    if path.exists() and not path.is_file():
+        raise LocalprobeError(f"cannot read {path}: it is not a file")
     data = read_bytes(path)
     try:
         return data.decode("utf-8-sig")
@@ -19,7 +21,7 @@ def read_text(path: Path) -> str:
         raise LocalprobeError(f"{path}, line {line}: not UTF-8 text") from None
 
 
-def read_bytes(path: Path, what: str = "") -> bytes:
+def read_bytes(path: Path, what: str = "", most: int = _MOST) -> bytes:
     """A whole file, which may be a pipe but not an endless one. what: it is called in errors.
 
     Raises LocalprobeError where it cannot be read.
@@ -27,11 +29,11 @@ def read_bytes(path: Path, what: str = "") -> bytes:
     name = f"{what} {path}".strip()
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST + 1)
+            data = file.read(most + 1)
     except OSError as error:
         raise LocalprobeError(f"cannot read {name}: {error.strerror}") from None
     except ValueError as error:  # a NUL in its name
         raise LocalprobeError(f"cannot read {name}: {error}") from None
-    if len(data) > _MOST:
-        raise LocalprobeError(f"{name} is larger than {_MOST >> 20} MB")
+    if len(data) > most:
+        raise LocalprobeError(f"{name} is larger than {most >> 20} MB")
     return data

@@ -28,8 +28,10 @@ class TomlFile:
             number = re.match(r"line (\d+)", place)
             line = int(number[1]) if number else len(self._text.splitlines())
             raise LocalprobeError(f"{path}, line {line}: not valid TOML: {reason}") from None
-        except RecursionError:
-            raise LocalprobeError(f"{path}: not valid TOML: nested too deeply") from None
+        except (RecursionError, ValueError):
+            raise LocalprobeError(
+                f"{path}: not valid TOML: nested too deeply or a number too long"
+            ) from None
 
     def error(self, message: str, table: str = "", key: str = "") -> LocalprobeError:
         """An error about a key of a table; table "" is the top level."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -301,6 +302,35 @@ def test_version(run: Run) -> None:
     assert (code, out.split()[0]) == (0, "localprobe")
 
 
+def test_a_file_of_the_same_size_and_time_is_another_file(
+    run: Run, tmp_path: Path, tiny_file: Callable[[str], Path]
+) -> None:
+    """As cp -p and tar leave them: what was found of one must not be said of the other."""
+    path = tmp_path / "m.gguf"
+    digests = set()
+    for last in (0, 1):
+        path.write_bytes(tiny_file("llama").read_bytes()[:-1] + bytes([last]))
+        os.utime(path, ns=(0, 0))
+        code, out, _ = run("models", "info", str(path), "--json", model=None)
+        assert code == 0
+        digests.add(json.loads(out)["sha256"])
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("name", ["checks.json", "hashes.json"])
+def test_broken_memories_are_empty_ones(name: str, run: Run, own_cache: Path) -> None:
+    assert run("probe", TEXT, "--layers", "3", "-p", "skip")[0] == 0
+    good = json.loads((own_cache / name).read_text(encoding="utf-8"))
+    for broken in (5, [], {}, {"noise": "x"}, None, [1, 2], {"state": []}):
+        text = json.dumps(dict.fromkeys(good, broken))
+        (own_cache / name).write_text(text, encoding="utf-8")
+        assert run("probe", TEXT, "--layers", "3", "-p", "skip")[0] == 0
+    for text in ("[" * 100_000, "[]", "{", "\0"):
+        (own_cache / name).write_text(text, encoding="utf-8")
+        assert run("probe", TEXT, "--layers", "3", "-p", "skip")[0] == 0
+    assert json.loads((own_cache / name).read_text(encoding="utf-8")).keys() == good.keys()
+
+
 # What does not work: one sentence, exit code 2
 
 
@@ -334,6 +364,7 @@ def test_version(run: Run) -> None:
         (["probe", TEXT, "-p", "freeze", "--layers", "0"], "freeze is defined from layer 1"),
         (["probe", TEXT, "--ctx", "8"], "the context holds 8"),
         (["probe", "a" * 600], "the context holds 512"),
+        (["probe", "a" * 2_000_000], "far too long for a context of 512"),
         (["probe", TEXT, "--ctx", "-1"], "--ctx"),
         (["probe", TEXT, "--max-tokens", "0"], "--max-tokens"),
         (["probe", TEXT, "-p", "inject"], "inject needs --donor"),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -366,6 +368,95 @@ def test_odd_files(runs: list[Path], model: Model, tmp_path: Path) -> None:
         (spoilt / MANIFEST).write_bytes((runs[0] / MANIFEST).read_bytes())
         (spoilt / ROWS).symlink_to(file)
         assert ends_well(["show", str(spoilt)]) == 2
+
+
+def test_a_link_in_a_run_folder_is_not_followed(
+    runs: list[Path], model: Model, tmp_path: Path
+) -> None:
+    """A run of a stranger, let go on, must not write elsewhere."""
+    few = ["-n", "1", "--layers", "3", "--max-tokens", "1", "--threads", "1", "--all-examples"]
+    out = tmp_path / "out"
+    command = ["sweep", *few, "-m", str(model.loaded.model.path), "--out", str(out)]
+    assert ends_well(command) == 0
+    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    (out / MANIFEST).write_text(json.dumps({**manifest, "ended": None, "counts": None}))
+    precious = tmp_path / "precious"
+    precious.write_text("no newline", encoding="utf-8")
+    (out / ROWS).unlink()
+    for target in (precious, tmp_path / "new"):
+        (out / ROWS).symlink_to(target)
+        assert ends_well(command) == 2
+        (out / ROWS).unlink()
+    assert precious.read_text(encoding="utf-8") == "no newline"
+    assert not (tmp_path / "new").exists()
+    # Nor is anything else taken for a row that was cut off.
+    (out / ROWS).write_bytes(precious.read_bytes())
+    assert ends_well(command) == 2
+    assert (out / ROWS).read_bytes() == precious.read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_that_nobody_writes_to(runs: list[Path], model: Model, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    path = str(model.loaded.model.path)
+    for name in (MANIFEST, ROWS):
+        folder = tmp_path / f"with-{name}"
+        folder.mkdir()
+        (folder / MANIFEST).write_bytes((runs[0] / MANIFEST).read_bytes())
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+        assert ends_well(["show", str(folder)]) == 2
+        assert ends_well(["sweep", "-m", path, "--out", str(folder)]) == 2
+    assert ends_well(["sweep", "--task", "jsonl", "--data", str(pipe), "-m", path]) == 2
+    os.mkfifo(tmp_path / "pipe.toml")
+    assert ends_well(["run", str(tmp_path / "pipe.toml")]) == 2
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"type": "timestamp[ns]", "values": [10**17 + 1]},
+        {"type": "date32", "values": [2**30]},
+        {"type": "duration[s]", "values": [2**62]},
+    ],
+)
+def test_parquet_columns_of_no_concern(
+    column: dict[str, Any], model: Model, tmp_path: Path
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    kinds = {
+        "timestamp[ns]": pyarrow.timestamp("ns"),
+        "date32": pyarrow.date32(),
+        "duration[s]": pyarrow.duration("s"),
+    }
+    table = pyarrow.table(
+        {
+            "article": ["Ann is here."],
+            "highlights": ["Ann."],
+            "other": pyarrow.array(column["values"], kinds[column["type"]]),
+        }
+    )
+    parquet.write_table(table, tmp_path / "own.parquet")
+    assert sweep_of(model, "cnn_dailymail", tmp_path / "own.parquet") == 0
+
+
+def test_spoilt_parquet(model: Model, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = {"article": ["Ann is here."] * 3, "highlights": ["Ann."] * 3}
+    parquet.write_table(pyarrow.table(texts), tmp_path / "good.parquet")
+    good = (tmp_path / "good.parquet").read_bytes()
+    rng = random.Random(0)
+    codes = set()
+    for _ in range(200):
+        data = bytearray(good)
+        for _ in range(rng.choice((1, 3))):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        (tmp_path / "own.parquet").write_bytes(data)
+        codes.add(sweep_of(model, "cnn_dailymail", tmp_path / "own.parquet"))
+    assert codes == {0, 2}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no modes")

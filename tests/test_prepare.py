@@ -48,6 +48,24 @@ def test_the_manifest_names_the_source(tiny_file: Callable[[str], Path], own_cac
     assert new_path.stat().st_mtime_ns != before
 
 
+def test_a_file_with_the_name_of_a_known_model_is_not_taken_for_it(
+    tiny_file: Callable[[str], Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tiny_file("llama")
+    stranger = Path("smollm2-135m.gguf")
+    stranger.write_bytes(file.read_bytes())
+    name, path, digest = models.find(str(stranger))
+    with pytest.raises(LocalprobeError, match="the name of another model in models"):
+        prepare(name, path, digest, "f16")
+    assert prepared_models() == []
+    # Also where it was prepared before the name was known.
+    with monkeypatch.context() as patch:
+        patch.setattr("localprobe.registry.entries", dict)
+        prepare(name, path, digest, "f16")
+    with pytest.raises(ModelError, match=r"was not made from the smollm2-135m of models\.toml"):
+        models.find("smollm2-135m@f16")
+
+
 def test_what_is_not_there_or_was_changed(
     tiny_file: Callable[[str], Path], own_cache: Path
 ) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -356,3 +361,110 @@ def test_a_bad_example_is_named_before_anything_is_computed(model: Model, tmp_pa
     with pytest.raises(LocalprobeError, match="example 1: 'AA' is not in the prompt"):
         run(model, Experiment("jsonl", ("swap",), data=path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+class NearlyFull(io.FileIO):
+    """A file on a disk that has so many bytes left: writes are cut short, then refused."""
+
+    left = 0
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        if NearlyFull.left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = super().write(data[: NearlyFull.left])
+        NearlyFull.left -= written
+        return written
+
+
+def test_a_disk_that_gets_full_at_any_byte(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence, nothing lost, and the same command goes on when there is room again."""
+    run(model, BASE, tmp_path / "whole")
+    whole = rows(tmp_path / "whole")
+    out = tmp_path / "out"
+    real = Path.open
+
+    def opened(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if path.name == ROWS and mode == "ab":
+            return NearlyFull(path, mode)
+        return real(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", opened)
+    fails = 0
+    while not (out / MANIFEST).exists() or not load_run(out).is_finished:
+        # More than an example takes, so that every try comes further.
+        NearlyFull.left = len(whole) // 4
+        try:
+            run(model, BASE, out)
+        except LocalprobeError as error:
+            assert str(error).startswith(f"cannot write to {out}: No space left")
+            fails += 1
+        assert whole.startswith(rows(out))
+    assert fails >= 4
+    assert rows(out) == whole
+
+
+def test_a_disk_that_has_no_room_for_a_manifest(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(model, BASE, tmp_path / "whole")
+    calls = [0]
+
+    def full(_handle: int) -> None:
+        # The first one is that of the beginning, the second that of the end.
+        calls[0] += 1
+        if calls[0] in (1, 3):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("localprobe.cache.os.fsync", full)
+    out = tmp_path / "out"
+    for _ in range(2):
+        with pytest.raises(LocalprobeError, match=f"cannot write to {re.escape(str(out))}: No sp"):
+            run(model, BASE, out)
+        assert not list(out.glob("*.part"))
+    run(model, BASE, out)
+    assert rows(out) == rows(tmp_path / "whole")
+    assert load_run(out).is_finished
+
+
+def test_a_merge_without_room_leaves_nothing(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for number, part in enumerate(parts, 1):
+        run(model, Experiment(**{**vars(BASE), "shard": Shard(number, 2)}), part)
+    for fails in (1, 2):
+        calls = [0]
+
+        def full(_handle: int, fails: int = fails, calls: list[int] = calls) -> None:
+            calls[0] += 1
+            if calls[0] == fails:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr("localprobe.cache.os.fsync", full)
+            merge(parts, tmp_path / "merged")
+        assert not list((tmp_path / "merged").iterdir())
+    merge(parts, tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [*lines, *lines[:7]], "line 36: damaged: example 0 is out of its order"),
+        (lambda lines: [lines[0].replace("exact_match", "other"), *lines[1:]], "scores cannot be"),
+        (lambda lines: [lines[0], lines[1].replace("exact_match", "f1"), *lines[2:]], "scores"),
+        (lambda lines: [*lines[:4], lines[4].replace('"modified"', '"mod"'), *lines[5:]], "scores"),
+    ],
+)
+def test_rows_that_would_count_otherwise_are_refused(
+    change: Callable[[list[str]], list[str]], message: str, model: Model, tmp_path: Path
+) -> None:
+    run(model, BASE, tmp_path / "out")
+    path = tmp_path / "out" / ROWS
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert change(lines) != lines
+    path.write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+    with pytest.raises(LocalprobeError, match=message):
+        load_run(tmp_path / "out")

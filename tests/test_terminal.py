@@ -163,3 +163,44 @@ def test_a_reader_that_goes_away(tiny_file: Callable[[str], Path], own_cache: Pa
         process.stdout.close()
         said = process.stderr.read()
     assert (process.returncode, said) == (141, b"")
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2), (0, 1, 2)])
+def test_streams_that_are_closed(
+    closed: tuple[int, ...], tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    """Nothing is written into a file that got the number of a closed stream."""
+
+    def close() -> None:
+        for descriptor in closed:
+            os.close(descriptor)
+
+    few = ["-n", "2", "--layers", "3", "--max-tokens", "1", "--out", "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "localprobe", *SWEEP, *few, "-m", str(tiny_file("llama"))],
+        preexec_fn=close,
+    )
+    assert done.returncode == 0
+    from localprobe import load_run
+
+    assert load_run("run").is_finished
+
+
+def test_errors_that_cannot_be_said(own_cache: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    with full.open("w") as out:
+        done = subprocess.run([sys.executable, "-m", "localprobe", "show", "none"], stderr=out)
+    assert done.returncode == 2
+
+
+def test_a_terminal_without_columns(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    few = ["-n", "2", "--layers", "3", "--max-tokens", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "localprobe", *SWEEP, *few, "-m", str(tiny_file("llama"))],
+        env={**os.environ, "COLUMNS": "0"},
+        capture_output=True,
+    )
+    assert done.returncode == 0
+    assert re.search(rb"^ *3 +0\.00", done.stdout, re.MULTILINE)

@@ -25,6 +25,7 @@ from localprobe.memory import check_fits
 
 GGUF_MAGIC = b"GGUF"
 _CONTEXT_STEP = 256
+_LONG_TEXT, _LONG_TOKEN = 1 << 20, 64
 _LOG_LEVEL_ERROR = 4
 
 _log: list[str] = []
@@ -129,7 +130,14 @@ class Model:
         control: look for control tokens in the text. What a user writes is plain text.
         begin: False where the begin token stands in the text already.
         """
-        data = text.encode()
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            raise LocalprobeError("the text holds half a surrogate pair, which is none") from None
+        if len(data) > max(_LONG_TEXT, _LONG_TOKEN * self.ctx):
+            raise LocalprobeError(
+                f"a text of {len(data)} bytes is far too long for a context of {self.ctx} tokens"
+            )
         room = len(data) + 8
         while True:
             ids = (llama.llama_token * room)()
@@ -495,6 +503,8 @@ _backend_started = False
 def _start_backend() -> None:
     global _backend_started
     if not _backend_started:
+        # Where llama.cpp gives up, it would start a debugger on us.
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         llama.llama_log_set(_keep_errors, None)
         llama.llama_backend_init()
         _backend_started = True

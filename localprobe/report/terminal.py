@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 LAYER_WIDTH = 5
 MIN_WIDTH = 8
+_NARROWEST = 20
 GAP = 2
 """Columns of space between two columns of a table."""
 
@@ -36,9 +38,10 @@ class _Console(Console):
 
 def stdout_console() -> Console:
     """Colour and live output on a terminal; plain text when piped or with NO_COLOR."""
-    if os.environ.get("NO_COLOR"):
-        return _Console(color_system=None, highlight=False)
-    return _Console(highlight=False)
+    console = _Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
+    if console.width < _NARROWEST:
+        console.width = _NARROWEST
+    return console
 
 
 def is_live(console: Console) -> bool:
@@ -47,8 +50,9 @@ def is_live(console: Console) -> bool:
 
 
 def say(message: str) -> None:
-    """A line for the user beside the output: on stderr."""
-    print(printable(message, None), file=sys.stderr)
+    """A line for the user beside the output: on stderr, if there is one to write to."""
+    with contextlib.suppress(OSError):
+        print(printable(message, None), file=sys.stderr, flush=True)
 
 
 def print_document(document: object) -> None:

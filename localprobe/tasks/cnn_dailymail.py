@@ -15,6 +15,7 @@ from localprobe.errors import LocalprobeError
 from localprobe.tasks.base import Example, TaskOptions, Template
 from localprobe.tasks.datafile import read_records
 
+_KEYS = ("article", "highlights")
 _LONGEST_HIGHLIGHTS = 10_000
 """ROUGE-L takes memory and time by the product of two lengths."""
 
@@ -42,8 +43,8 @@ class CnnDailymail:
 
     def examples(self) -> Sequence[Example]:
         examples = []
-        for number, (place, record) in enumerate(read_records(self._path)):
-            for key in ("article", "highlights"):
+        for number, (place, record) in enumerate(read_records(self._path, _KEYS)):
+            for key in _KEYS:
                 value = record.get(key)
                 if not isinstance(value, str) or not value.strip():
                     raise LocalprobeError(f"{place}: {key!r} is missing or not a text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from localprobe.foreign import printable
 from localprobe.textfile import read_text
 
 _LONGEST_FIELD = 1 << 24
+_MOST_CHARACTERS = 1 << 29
+_ROWS_AT_ONCE = 16
 
 
 def read_json(path: Path) -> Any:
@@ -21,9 +23,10 @@ def read_json(path: Path) -> Any:
     return _parse(read_text(path), str(path))
 
 
-def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_records(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of a JSONL (.jsonl, .json), CSV or parquet file, each with its place.
 
+    keys: of parquet files, in which they are columns, only these are read.
     Raises LocalprobeError for other kinds of file, bad lines, and a file without a record.
     """
     readers = {".jsonl": _jsonl, ".json": _jsonl, ".csv": _csv, ".parquet": _parquet}
@@ -31,14 +34,14 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if reader is None:
         raise LocalprobeError(f"{path}: not one of {', '.join(readers)}")
     empty = True
-    for place, record in reader(path):
+    for place, record in reader(path, keys):
         empty = False
         yield place, record
     if empty:
         raise LocalprobeError(f"{path} holds no examples")
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _jsonl(path: Path, _keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             place = f"{path}, line {number}"
@@ -48,7 +51,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield place, record
 
 
-def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv(path: Path, _keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(_LONGEST_FIELD)
     # Not by splitlines: a text may hold other separators, which are no ends of lines.
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
@@ -65,25 +68,33 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise LocalprobeError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        import pyarrow
         from pyarrow import parquet
     except ImportError:
         raise LocalprobeError(
             f"reading {path} needs pyarrow; run: pip install 'localprobe[parquet]'"
         ) from None
-    number = 0
+    if not path.is_file():
+        raise LocalprobeError(f"cannot read {path}: there is no such file")
+    number = size = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
+            there = [name for name in keys if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there):
                 for record in batch.to_pylist():
                     number += 1
+                    size += sum(len(text) for text in record.values() if isinstance(text, str))
+                    if size > _MOST_CHARACTERS:
+                        raise LocalprobeError(
+                            f"{path} holds texts of more than {_MOST_CHARACTERS >> 20} MB"
+                        )
                     yield f"{path}, row {number}", record
-    except OSError as error:
-        raise LocalprobeError(f"cannot read {path}: {error.strerror or error}") from None
-    except pyarrow.ArrowException as error:
-        raise LocalprobeError(f"{path} is not a parquet file: {error}") from None
+    except LocalprobeError:
+        raise
+    except Exception as error:  # pyarrow raises many kinds, its own and Python's
+        reason = printable(str(error), 200)
+        raise LocalprobeError(f"{path} cannot be read as a parquet file: {reason}") from None
 
 
 def _parse(text: str, place: str) -> Any:

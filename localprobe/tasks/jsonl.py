@@ -49,7 +49,7 @@ class Jsonl:
     def examples(self) -> Sequence[Example]:
         return [
             _example(number, place, record)
-            for number, (place, record) in enumerate(read_records(self._path))
+            for number, (place, record) in enumerate(read_records(self._path, _KEYS))
         ]
 
     def score(self, text: str, example: Example) -> dict[str, float]:

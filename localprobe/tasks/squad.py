@@ -45,11 +45,15 @@ class Squad:
         self._path = options.data or Path(__file__).with_name("squad.json")
 
     def examples(self) -> Sequence[Example]:
-        data = read_json(self._path)
-        return [
+        examples = [
             Example(number, self._template.fill(passage=passage, question=question), answers)
-            for number, (passage, question, answers) in enumerate(self._questions(data))
+            for number, (passage, question, answers) in enumerate(
+                self._questions(read_json(self._path))
+            )
         ]
+        if not examples:
+            raise LocalprobeError(f"{self._path} holds no examples")
+        return examples
 
     def score(self, text: str, example: Example) -> dict[str, float]:
         said = text.partition("\n")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -27,13 +28,11 @@ def hears_ctrl_c() -> None:
 
 
 class Terminal:
-    """A command in a pseudo-terminal of 80 x 24."""
+    """A command in a pseudo-terminal of 80 x 24, or as many columns."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        import struct
-
+    def __init__(self, *arguments: str, columns: int = 80, **environment: str) -> None:
         self._leader, follower = pty.openpty()
-        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.resize(follower, 24, columns)
         self.settings = termios.tcgetattr(follower)
         kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
         self.process = subprocess.Popen(
@@ -47,6 +46,13 @@ class Terminal:
         )
         self._follower = follower
         self.output = b""
+
+    def resize(self, follower: int | None, lines: int, columns: int) -> None:
+        """As a window does it: the size is set, then the command is told."""
+        at = self._follower if follower is None else follower
+        fcntl.ioctl(at, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        if follower is None:
+            self.process.send_signal(signal.SIGWINCH)
 
     def read_until(self, pattern: bytes, seconds: float = 60) -> None:
         end = time.monotonic() + seconds
@@ -84,6 +90,37 @@ def test_the_live_view(tiny_file: Callable[[str], Path], own_cache: Path) -> Non
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines if re.match(r" +\d+  ", line)] == list("0123")
     assert any(line.startswith("skip ") for line in lines)
+
+
+def shown_lines(output: bytes) -> list[str]:
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
+    return [line.rstrip() for line in plain.splitlines()]
+
+
+def test_a_window_that_changes_its_size(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    terminal = Terminal(*SWEEP, "-n", "60", "-m", str(tiny_file("gemma3")))
+    terminal.read_until(rb"example [5-9] of about")
+    terminal.resize(None, 12, 40)
+    seen = len(terminal.output)
+    assert terminal.finish() == 0
+    # The first view after it may still be one of the old size.
+    views = terminal.output[seen:].split(b"gemma3 (gemma3")[2:]
+    assert len(views) >= 2
+    assert max(len(line) for view in views for line in shown_lines(view)) <= 40
+    for view in views:
+        # As low as it is, the last layer is there.
+        assert re.match(r" +6  0\.00", [line for line in shown_lines(view) if "0.00" in line][-1])
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+def test_a_dumb_terminal(columns: int, tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    """No colour, nothing redrawn but a bar's line, and no line longer than the terminal is wide."""
+    arguments = [*SWEEP, "-n", "2", "--layers", "3", "-m", str(tiny_file("llama"))]
+    terminal = Terminal(*arguments, columns=columns, TERM="dumb")
+    assert terminal.finish() == 0
+    assert b"\x1b[3" not in terminal.output
+    assert HIDE_CURSOR not in terminal.output
+    assert max(map(len, shown_lines(terminal.output))) <= columns
 
 
 def test_no_color_is_plain_on_a_terminal_too(

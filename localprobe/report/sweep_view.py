@@ -51,7 +51,11 @@ class SweepView:
         progress = Text(self._progress(), style="bold")
         fixed = len(heading.plain.splitlines()) + 6
         rows = max(1, self._console.height - fixed)
-        return Group(heading, "", score_table(self._console, tally, rows), "", progress)
+        table = score_table(self._console, tally, rows)
+        wrapped = max(str(column.header).count("\n") for column in table.columns)
+        if wrapped:
+            table = score_table(self._console, tally, max(1, rows - wrapped))
+        return Group(heading, "", table, "", progress)
 
     def _final(self) -> RenderableType:
         took = Text(f"{duration(time.monotonic() - self._started)} elapsed", style="dim")

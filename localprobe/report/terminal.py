@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import TypeVar
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
@@ -39,6 +40,9 @@ class _Console(Console):
 def stdout_console() -> Console:
     """Colour and live output on a terminal; plain text when piped or with NO_COLOR."""
     console = _Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
+    if console.is_dumb_terminal:
+        # For which rich takes 80 columns to be there.
+        console.size = ConsoleDimensions(*shutil.get_terminal_size())
     if console.width < _NARROWEST:
         console.width = _NARROWEST
     return console

@@ -31,7 +31,7 @@ _BLOCK = 1 << 20
 _POLL_SECONDS = 0.1
 
 # Not `-m pip`, which would look for pip in the working directory first.
-_PIP = "import runpy, sys; sys.path[:] = filter(None, sys.path); "
+_PIP = "import sys; sys.path[:] = filter(None, sys.path); import runpy; "
 _PIP += "sys.argv[0] = 'pip'; runpy.run_module('pip', run_name='__main__', alter_sys=True)"
 
 

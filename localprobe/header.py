@@ -53,6 +53,8 @@ _BOUNDS = {
     "rope.dimension_count": (0, 2**14),
 }
 
+_TOKENIZERS = (b"llama", b"gpt2", b"gemma4")
+
 Scalar: TypeAlias = "int | float | bool | bytes"
 
 
@@ -291,7 +293,12 @@ def _check_tokens(metadata: dict[str, Scalar | Array], embedding: Tensor | None)
             _broken(f"it has {tokens.count} tokens and {other.count} {name}")
     if embedding is not None and embedding.shape[1:] != (tokens.count,):
         _broken(f"it has {tokens.count} tokens and embeddings of shape {list(embedding.shape)}")
-    if metadata.get("tokenizer.ggml.model") == b"llama":
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind not in _TOKENIZERS:
+        # Others hold tables of their own, where a bad place is met when a text leads there.
+        shown = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
+        _broken(f"its tokenizer is of the kind {shown!r}, which localprobe has no use for")
+    if kind == b"llama":
         # llama.cpp spells out in bytes what is no token, and aborts where a byte is none either:
         # on the day when someone types it.
         known = set(tokens.strings)

@@ -27,6 +27,11 @@ def spoilt(path: Path, change: Callable[[bytearray], None], tmp_path: Path) -> P
     return out
 
 
+def place(data: bytearray, text: bytes) -> tuple[int, int]:
+    start = data.index(text)
+    return start, start + len(text)
+
+
 def test_blocks_are_those_of_the_library() -> None:
     block_size = ggml._function("ggml_blck_size", ctypes.c_int64, ctypes.c_int)
     type_size = ggml._function("ggml_type_size", ctypes.c_size_t, ctypes.c_int)
@@ -52,6 +57,10 @@ def test_what_a_header_says(tiny_file: Callable[[str], Path]) -> None:
         (lambda data: data.__setitem__(slice(16, 24), b"\xff" * 8), "keys"),
         (lambda data: data.__delitem__(slice(len(data) // 2, None)), "truncated|bytes"),
         (lambda data: data.__delitem__(slice(30, None)), "truncated|end"),
+        (
+            lambda data: data.__setitem__(slice(*place(data, b"gpt2")), b"rwkv"),
+            "of the kind 'rwkv'",
+        ),
     ],
 )
 def test_a_spoilt_header_is_refused_in_one_sentence(

@@ -360,4 +360,4 @@ def model_info(name: str, *, json: bool) -> None:
 
 
 def _model_line(loaded: LoadedModel) -> Text:
-    return Text(described(model_files.model_record(loaded)), style="bold")
+    return Text(visible(described(model_files.model_record(loaded))), style="bold")

@@ -345,6 +345,10 @@ def test_recipes(data: st.DataObject, model: Model, tmp_path: Path) -> None:
     ends_well(["run", str(tmp_path / "own.toml"), "-m", path, *few])
 
 
+posix = pytest.mark.skipif(sys.platform == "win32", reason="links and modes are otherwise there")
+
+
+@posix
 def test_odd_files(runs: list[Path], model: Model, tmp_path: Path) -> None:
     """Links to nowhere and to themselves, folders, devices without an end."""
     loop, nowhere, folder = tmp_path / "loop", tmp_path / "nowhere", tmp_path / "folder.jsonl"
@@ -370,6 +374,7 @@ def test_odd_files(runs: list[Path], model: Model, tmp_path: Path) -> None:
         assert ends_well(["show", str(spoilt)]) == 2
 
 
+@posix
 def test_a_link_in_a_run_folder_is_not_followed(
     runs: list[Path], model: Model, tmp_path: Path
 ) -> None:
@@ -459,10 +464,31 @@ def test_spoilt_parquet(model: Model, tmp_path: Path) -> None:
     assert codes == {0, 2}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no modes")
+@posix
 def test_folders_that_may_not_be_written(model: Model, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     few = ["-n", "1", "--layers", "3", "--max-tokens", "1", "--threads", "1", "--all-examples"]
     for out in (tmp_path / "file", tmp_path / "file" / "in", Path("/proc/nothing")):
         arguments = ["sweep", *few, "-m", str(model.loaded.model.path), "--out", str(out)]
         assert ends_well(arguments) == 2
+
+
+@posix
+@pytest.mark.parametrize(
+    "name", ["a\x1b[31mb", "[red]x", "[@click=x]y", "\u202eabc", "a\udcffb", "$x^{"]
+)
+def test_names_of_files_are_shown_and_not_obeyed(
+    name: str, tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    Path(f"{name}.gguf").write_bytes(tiny_file("llama").read_bytes())
+    Path(f"{name}.jsonl").write_text(json.dumps(JSONL[0]) + "\n" + json.dumps(JSONL[1]) + "\n")
+    few = ["--threads", "1", "--layers", "3", "--max-tokens", "1", "-m", f"{name}.gguf"]
+    swept = ["--task", "jsonl", "--data", f"{name}.jsonl", "--all-examples", "--out", f"run {name}"]
+    assert ends_well(["probe", "in Chad", *few]) == 0
+    assert ends_well(["models", "info", f"{name}.gguf"]) == 0
+    assert ends_well(["sweep", *few, *swept]) == 0
+    assert ends_well(["show", f"run {name}"]) == 0
+    assert ends_well(["show", "--json", f"run {name}"]) == 0
+    assert ends_well(["plot", f"run {name}", "-o", f"{name}.svg"]) == 0
+    assert ends_well(["probe", "in Chad", "-m", f"no {name}.gguf"]) == 2
+    assert ends_well(["show", f"no {name}"]) == 2

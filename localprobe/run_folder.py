@@ -180,7 +180,9 @@ def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
                 if not line.endswith(b"\n"):
                     if len(line) == _LONGEST_LINE:
                         raise LocalprobeError(f"{file}, line {number}: damaged: it is too long")
-                    if not line.startswith(_ROW_START[: len(line)]):
+                    # After a power cut, file systems may leave zeros behind what was written.
+                    torn = line.rstrip(b"\0")
+                    if not torn.startswith(_ROW_START[: len(torn)]):
                         raise LocalprobeError(f"{file}, line {number}: damaged: not a row")
                     break
                 position += len(line)

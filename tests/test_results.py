@@ -80,7 +80,7 @@ def test_killed_anywhere_and_gone_on_with(batch: int | None, model: Model, tmp_p
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
         manifest["ended"] = None
         (out / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        (out / ROWS).write_bytes(whole[:length])
+        (out / ROWS).write_bytes(whole[:length] + bytes(number % 2 * 9))
         run(model, BASE, out, batch)
         assert rows(out) == whole
         assert load_run(out).is_finished

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from math import isfinite
 from typing import Any
 
 from localprobe.answers import Token
@@ -85,7 +84,8 @@ def _check(row: Row) -> None:
 
 
 def _is_token(token: Token) -> bool:
-    numbers = all(type(n) in (int, float) and isfinite(n) for n in (token.logit, token.prob))
+    # Not infinite, not nan, and not a whole number that no float can hold.
+    numbers = all(type(n) in (int, float) and abs(n) < 1e300 for n in (token.logit, token.prob))
     return _is_count(token.id) and isinstance(token.text, str) and numbers
 
 

@@ -14,7 +14,8 @@ from localprobe import models
 from localprobe.engine.full import FullEngine
 from localprobe.llama.model import Model
 
-settings.register_profile("default", max_examples=50)
+# The same in every run: what is new is looked for by the thorough one.
+settings.register_profile("default", max_examples=50, derandomize=True)
 settings.register_profile("thorough", max_examples=1500)
 settings.load_profile("default")
 

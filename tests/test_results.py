@@ -202,6 +202,8 @@ def test_a_folder_of_something_else_is_left_alone(model: Model, tmp_path: Path) 
         (ROWS, ('"patch":"clean"', '"patch":"skip"'), "line 1: damaged"),
         (ROWS, ('"exact_match":', '"exact_match":9'), "line 1: damaged: a row's scores"),
         (ROWS, ("{", ""), "line 1: damaged"),
+        (ROWS, ('"logit":', f'"logit":1{"0" * 400}'), "line 1: damaged: a row's top"),
+        (ROWS, ('"logit":', '"logit":1e999,"x":'), "line 1: damaged: not a row"),
         (MANIFEST, ('"format": 1', '"format": 2'), "of format 2"),
         (MANIFEST, ('"columns"', '"kolumns"'), "damaged: columns is missing"),
         (MANIFEST, ("{", "["), "not valid JSON"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from collections.abc import Callable
 
 _SEPARATORS = ("Zl", "Zp")
-# Nearly all text is of these alone.
-_PLAIN = re.compile(r"[ -~]*")
+_UNUSUAL = re.compile(r"[^ -~]")
 
 
 def escaped(text: str) -> str:
@@ -15,17 +16,22 @@ def escaped(text: str) -> str:
 
     Escape sequences and bidirectional overrides are among them; newlines and tabs, too.
     """
-    if _PLAIN.fullmatch(text):
-        return text
-    return "".join(
-        char.encode("unicode_escape").decode() if is_obeyed(char) else char for char in text
-    )
+    return _written_out(text, lambda char: char.encode("unicode_escape").decode())
+
+
+def escaped_json(text: str) -> str:
+    """The same for JSON, which says the same afterwards; its line ends stay."""
+    return _written_out(text, lambda char: char if char == "\n" else json.dumps(char)[1:-1])
 
 
 def is_obeyed(char: str) -> bool:
     """Whether a character does something, or stands for nothing, instead of being shown."""
     category = unicodedata.category(char)
     return category[0] == "C" or category in _SEPARATORS
+
+
+def _written_out(text: str, write: Callable[[str], str]) -> str:
+    return _UNUSUAL.sub(lambda found: write(found[0]) if is_obeyed(found[0]) else found[0], text)
 
 
 def printable(text: str, most: int | None = 300) -> str:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from localprobe.foreign import escaped, is_obeyed, printable
+from localprobe.foreign import escaped, escaped_json, printable
 
 T = TypeVar("T")
 
@@ -67,10 +67,7 @@ def print_document(document: object) -> None:
 def json_text(document: object, indent: int | None = None) -> str:
     """JSON in which what a terminal would obey is written as \\u…, which reads as the same."""
     plain = not (sys.stdout.encoding or "").lower().startswith("utf")
-    text = json.dumps(document, indent=indent, ensure_ascii=plain, allow_nan=False)
-    return "".join(
-        json.dumps(char)[1:-1] if char != "\n" and is_obeyed(char) else char for char in text
-    )
+    return escaped_json(json.dumps(document, indent=indent, ensure_ascii=plain, allow_nan=False))
 
 
 def with_bar(rows: Iterator[T], total: int) -> Iterator[T]:

@@ -7,6 +7,7 @@ slightly, so such a model has a name of its own, and its manifest says what it w
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from localprobe import registry
 from localprobe.cache import cache_dir, sha256_of, write_atomically
-from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.errors import LocalprobeError, ModelError, did_you_mean
 
+_NEXT_TO_NOTHING = 1 << 20
 TYPES = ("q8_0", "q4_0", "bf16", "f16", "f32")
 
 
@@ -56,7 +58,15 @@ def prepare(name: str, source: Path, source_sha256: str, kind: str) -> tuple[str
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=path.parent) as folder:
         made = Path(folder) / "model.gguf"
-        quantize(source, made, kind)
+        try:
+            quantize(source, made, kind)
+        except ModelError:
+            if shutil.disk_usage(folder).free < _NEXT_TO_NOTHING:
+                raise LocalprobeError(
+                    f"no space left in {path.parent} for {new_name}; free some, or set "
+                    "LOCALPROBE_CACHE to another disk"
+                ) from None
+            raise
         manifest = Manifest(name, source_sha256, kind, sha256_of(made), version("llama-cpp-python"))
         made.replace(path)
     write_atomically(_manifest_path(path), json.dumps(asdict(manifest), indent=1))

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeVar
 
 from localprobe.answers import top_tokens
-from localprobe.engine.full import Answer, CleanRun, FullEngine
-from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.engine.full import NO_ANSWER, Answer, CleanRun, FullEngine
+from localprobe.errors import LocalprobeError, NotFiniteError, did_you_mean
 from localprobe.interventions import (
     Inject,
-    Intervention,
     by_name,
     defined_layers,
 )
@@ -267,18 +267,24 @@ class Sweep:
             (candidate.example, partner) if partner else (candidate.example,)
             for (candidate, _), partner in zip(pairs, partners, strict=True)
         ]
-        interventions: list[Intervention] = [
+        interventions = [
             self._injection(pair) if patch == SWAP else by_name(patch, self.seed) for pair in pairs
         ]
+        layers = next(c.layers for c in self.tally.all_columns if c.patch == patch)
+        there = [i for i, intervention in enumerate(interventions) if intervention is not None]
         cells = self._engine.run(
-            runs,
-            interventions,
-            defined_layers(interventions[0], self.layers),
+            [runs[i] for i in there],
+            [intervention for intervention in interventions if intervention is not None],
+            layers,
             max_tokens=self.max_tokens,
-            examples=[candidate.example.number for candidate, _ in pairs],
-            stops=[self._settled(*examples) for examples in compared],
+            examples=[pairs[i][0].example.number for i in there],
+            stops=[self._settled(*compared[i]) for i in there],
         )
-        for i, layer, answer in cells:
+        found = ((there[i], layer, answer) for i, layer, answer in cells)
+        missing = (
+            (i, layer, NO_ANSWER) for i in range(len(pairs)) if i not in there for layer in layers
+        )
+        for i, layer, answer in chain(found, missing):
             example, partner = pairs[i][0].example, partners[i]
             whose = partner.number if partner and partner is not example.partner else None
             if not answer.is_finite:
@@ -310,7 +316,8 @@ class Sweep:
             )
         return after.example
 
-    def _injection(self, pair: _Pair) -> Inject:
+    def _injection(self, pair: _Pair) -> Inject | None:
+        """The swap of an example; None where the donor's states are not finite."""
         candidate, after = pair
         partner = self._partner(pair)
         plan = plan_swap(
@@ -321,9 +328,11 @@ class Sweep:
             run = self._run_of(after)
             if plan.donor == run.prompt and run.states.keys() >= set(self.layers):
                 states = run.states
-        return Inject(
-            states or self._engine.states(plan.donor, self.layers), plan.at, plan.donor_at
-        )
+        try:
+            states = states or self._engine.states(plan.donor, self.layers)
+        except NotFiniteError:
+            return None
+        return Inject(states, plan.at, plan.donor_at)
 
     def _settled(self, *examples: Example) -> Callable[[str], bool]:
         return lambda text: self.task.is_settled(text, examples)

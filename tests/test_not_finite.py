@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 
+from localprobe import load_run
 from localprobe.api import Model, RunningSweep, probe, sweep
 from localprobe.engine.full import FullEngine
-from localprobe.engine.resume import ResumeEngine
-from localprobe.errors import NotFiniteError
+from localprobe.engine.resume import ResumeEngine, check_resume
+from localprobe.errors import ModelError, NotFiniteError
 from localprobe.experiment import Experiment
 from localprobe.interventions import Inject, Intervention, Random, Skip
 
@@ -123,3 +125,48 @@ def test_one_prompt_says_so(model: Model) -> None:
     with pytest.raises(NotFiniteError, match="not finite"):
         probe(model, "one Z two", ["skip"])
     assert Random().name in {row.patch for row in probe(model, "one two", ["random"]).rows}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_donor_without_finite_states_spoils_its_own_rows(
+    batch: int, model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.jsonl"
+    swaps = [("one", "six"), ("two", "Z"), ("six", "one")]
+    with path.open("w", encoding="utf-8") as file:
+        for old, new in swaps:
+            record = {"prompt": f"{old} or four", "answers": ["x"], "old": old, "new": new}
+            file.write(json.dumps({**record, "new_answers": ["y"]}) + "\n")
+    experiment = Experiment("jsonl", ("swap",), "1:", data=path, all_examples=True, max_tokens=2)
+    with RunningSweep(model, experiment, tmp_path / "out", batch=batch) as running:
+        rows = [row for row in running.rows() if row]
+    assert len(rows) == 3 * (1 + 3)
+    bad = {(row.example, row.patch, row.layer) for row in rows if row.not_finite}
+    assert bad == {(1, "swap", layer) for layer in (1, 2, 3)}
+    run = load_run(tmp_path / "out")
+    assert run.is_finished
+    score = run.tally.score("swap", "original", 1)
+    assert score is not None
+    assert score.n == 2
+
+
+def test_a_model_that_has_no_finite_numbers_in_the_self_check(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As bits of weights that were turned can leave it: fine for one prompt, and not for others."""
+    inner = model.loaded.model
+    step = inner.info.n_vocab // 8
+    for token in (step, 5 * step, 3):
+        poisoned = ResumeEngine._clean_batch
+
+        def clean(
+            self: ResumeEngine, prompts: Any, *rest: Any, token: int = token, real: Any = poisoned
+        ) -> Any:
+            if any(token in prompt for prompt in prompts):
+                raise NotFiniteError("poison")
+            return real(self, prompts, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ResumeEngine, "_clean_batch", clean)
+            with pytest.raises(ModelError, match="no finite logits"):
+                check_resume(inner)

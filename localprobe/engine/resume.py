@@ -118,7 +118,7 @@ def check_resume(model: Model) -> float:
     prompts = [[step, 2 * step, 3 * step, 4 * step], [step, 5 * step, 6 * step]]
     layers = sorted({0, 1, model.n_layer // 2, model.n_layer - 1} & set(range(model.n_layer)))
     no_stops: list[Stop | None] = [None, None]
-    runs = resume.clean(prompts, layers, max_tokens=1, stops=no_stops)
+    runs = _finite(resume.clean(prompts, layers, max_tokens=1, stops=no_stops))
     donor, noise = runs[0].states, 0.0
     for kind in (Random(), Freeze(), Skip(), Inject(donor, (1,), (2,))):
         defined = [layer for layer in layers if layer >= kind.first_layer]
@@ -139,11 +139,17 @@ def check_resume(model: Model) -> float:
     # Where a prompt's cells lie decides in which order its attention is summed up. In quantized
     # models that turns up in some prompts and then by far more than the last digit.
     prompts = [[(step * p + q) % model.info.n_vocab for p in range(21)] for q in range(8)]
-    together = resume.clean(prompts, [], max_tokens=1, stops=[None] * len(prompts))
+    together = _finite(resume.clean(prompts, [], max_tokens=1, stops=[None] * len(prompts)))
     for prompt, run in zip(prompts, together, strict=True):
         alone = full.answer(prompt, max_tokens=1).logits
         noise = max(noise, _turned(alone, run.answer.logits))
     return noise
+
+
+def _finite(runs: list[CleanRun]) -> list[CleanRun]:
+    if not all(run.answer.is_finite for run in runs):
+        raise ModelError("resuming gives no finite logits")
+    return runs
 
 
 def _turned(one: FloatArray, other: FloatArray) -> float:
@@ -250,6 +256,8 @@ class ResumeEngine(FullEngine):
         examples: Sequence[int],
         stops: Sequence[Stop | None],
     ) -> Iterator[tuple[int, int, Answer]]:
+        if not runs:
+            return
         all_rows = isinstance(interventions[0], Random | Shuffle)
         lengths = [len(run.prompt) + max_tokens for run in runs]
         downwards = sorted(layers, reverse=True)

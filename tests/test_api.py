@@ -17,6 +17,7 @@ import localprobe
 from localprobe import LocalprobeError, Model, load_run, probe, swap, sweep
 from localprobe.engine.full import FullEngine
 from localprobe.interventions import Skip
+from localprobe.llama.model import NoEdit
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -89,3 +90,25 @@ def test_names_are_there_without_loading_llama() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'sweeep'"):
         _ = localprobe.sweeep
+
+
+def test_a_closed_model_says_so(tiny_file: Callable[[str], Path]) -> None:
+    with Model(tiny_file("llama"), threads=1) as model:
+        opened = model.loaded.model
+        opened.clear()  # before any pass, too
+        opened.evaluate([1, 2], 0, NoEdit())
+    for use in (
+        lambda: probe(model, "in Chad", ["skip"]),
+        lambda: sweep(model, "capitals", ["skip"], n=1),
+        lambda: opened.tokenize("Chad"),
+        lambda: opened.piece(3),
+        lambda: opened.chat_template(),
+        lambda: opened.evaluate([1, 2], 0, NoEdit()),
+        lambda: opened.plain_logits([1, 2]),
+        lambda: opened.clear(),
+        lambda: opened.forget(0, 0),
+        lambda: opened.reserve(8),
+    ):
+        with pytest.raises(LocalprobeError, match="closed"):
+            use()
+    opened.close()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -78,8 +79,8 @@ class Model:
 
     def __init__(self, path: Path, *, threads: int = 0, gpu_layers: int = 0, ctx: int = 0) -> None:
         self.path = path
-        self._context: int | None = None
-        self._model: int | None = None
+        self._open_context: int | None = None
+        self._open_model: int | None = None
         self._n_ctx = 0
         self._n_sequences = 1
         self.devices = f"gpu {gpu_layers}"
@@ -87,8 +88,7 @@ class Model:
         self._embedding: bytes | None = None
         self._graph: Graph | None = None
         self._threads = _checked_threads(threads)
-        self._model = _load(path, gpu_layers)
-        self._vocab = llama.llama_model_get_vocab(self._model)
+        self._open_model = _load(path, gpu_layers)
         self.info = self._read_info()
         self.n_layer, self.n_embd = self.info.n_layer, self.info.n_embd
         # llama.cpp turns positions by other factors once the context is longer than that of the
@@ -115,12 +115,34 @@ class Model:
 
     def close(self) -> None:
         """Give the memory back. The model cannot be used afterwards."""
-        if self._context is not None:
-            llama.llama_free(self._context)
-            self._context = None
-        if self._model is not None:
-            llama.llama_model_free(self._model)
-            self._model = None
+        self._free_context()
+        if self._open_model is not None:
+            llama.llama_model_free(self._open_model)
+            self._open_model = None
+
+    def _free_context(self) -> None:
+        if self._open_context is not None:
+            llama.llama_free(self._open_context)
+            self._open_context = None
+
+    # llama.cpp reads from whatever address it is given: none of a closed model may reach it.
+
+    @property
+    def _model(self) -> int:
+        if self._open_model is None:
+            raise LocalprobeError(f"the model {self.path} is closed; open it again")
+        return self._open_model
+
+    @property
+    def _vocab(self) -> Any:
+        return llama.llama_model_get_vocab(self._model)
+
+    @property
+    def _context(self) -> int:
+        if self._open_context is None:
+            self._make_room(1, keep=False)
+        assert self._open_context is not None
+        return self._open_context
 
     # Text and tokens
 
@@ -322,16 +344,14 @@ class Model:
     def _make_room(self, n_tokens: int, *, keep: bool, n_sequences: int = 1) -> None:
         """A context that holds so many tokens; a growing one starts empty."""
         if (
-            self._context is not None
+            self._open_context is not None
             and n_tokens <= self._n_ctx
             and n_sequences <= self._n_sequences
         ):
             return
         if keep:
             raise RuntimeError("the context cannot grow without losing its KV cache: reserve first")
-        if self._context is not None:
-            llama.llama_free(self._context)
-            self._context = None
+        self._free_context()
         self._graph = None
         self._n_sequences = max(n_sequences, self._n_sequences)
         n_tokens = max(n_tokens, self._n_ctx, self._least_ctx)
@@ -354,9 +374,8 @@ class Model:
         params.cb_eval = ctypes.cast(self._hook.callback, type(params.cb_eval))
         _log.clear()
         with held_back():
-            self._context = llama.llama_init_from_model(self._model, params)
-        if not self._context:
-            self._context = None
+            self._open_context = llama.llama_init_from_model(self._model, params) or None
+        if self._open_context is None:
             raise ModelError(
                 f"llama.cpp could not make a context for {self.path} ({_last_error()})"
             )

@@ -216,6 +216,8 @@ def run_recipe(
     problems = 0
     found: list[tuple[Manifest, Tally]] = []
     with replace(choice, name=model_name or chosen.model).open() as opened:
+        if len(experiments) > 1:
+            _check(experiments, opened)
         say(f"writing to {target}")
         for experiment in experiments:
             folder = target if len(chosen.experiments) == 1 else target / experiment.task
@@ -237,6 +239,15 @@ def run_recipe(
         print_document({"out": str(target), "runs": documents_found})
     if problems:
         raise NothingToProbeError(f"{problems} of {len(experiments)} tasks could not be probed")
+
+
+def _check(experiments: Sequence[Experiment], model: api.Model) -> None:
+    """Nobody wants to learn after hours that the last of the tasks cannot be done."""
+    for experiment in experiments:
+        try:
+            experiment.sweep(model.engine())
+        except LocalprobeError as error:
+            raise LocalprobeError(f"{experiment.task}: {error}") from None
 
 
 def run_and_show(

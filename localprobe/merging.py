@@ -49,7 +49,10 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
         raise LocalprobeError(f"{target} is not empty; choose another --out")
     given = [run.manifest.data["experiment"]["shard"] for run in runs]
     shards = sorted({part for shard in given for part in shard.split("+")})
-    missing = _missing(shards)
+    splits = {part.partition("/")[2] for part in shards}
+    if len(splits) != 1:
+        raise LocalprobeError(f"the shards {', '.join(shards)} are not of one split")
+    missing = len(shards) != int(splits.pop())
     tried = first.manifest.data["counts"]["tried"]
     if not missing and len(examples) != tried:
         raise LocalprobeError(
@@ -70,12 +73,6 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
         (target / ROWS).unlink()
         raise
     return Run(manifest, merged, target)
-
-
-def _missing(shards: Sequence[str]) -> bool:
-    parts = [shard.partition("/") for shard in shards]
-    counts = {count for _, _, count in parts}
-    return len(counts) != 1 or len(parts) != int(counts.pop())
 
 
 def _by_example(rows: Iterable[Row]) -> dict[int, list[Row]]:

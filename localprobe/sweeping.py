@@ -64,8 +64,6 @@ class Sweep:
             )
         if n is not None and n < 1:
             raise LocalprobeError(f"-n must be at least 1, not {n}")
-        if SWAP in patches and n == 1:
-            raise LocalprobeError("a swap sweep needs at least 2 examples to swap between")
         columns = _columns(patches, tuple(layers), task.metrics)
         self.layers = tuple(layers)
         self.max_tokens = task.max_tokens if max_tokens is None else max_tokens
@@ -84,6 +82,8 @@ class Sweep:
                 f"a swap needs words to swap, which examples of the task {task.name} lack; take "
                 "capitals, or a jsonl file with old, new and new_answers in every line"
             )
+        if SWAP in patches and n == 1 and not all(each.partner for each in self._examples):
+            raise LocalprobeError("a swap sweep needs at least 2 examples to swap between")
         self._check_examples()
         self.tally = Tally(columns, self.metric, chance(task))
         self._known: dict[int, list[Row]] = defaultdict(list)

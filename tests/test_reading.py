@@ -182,7 +182,7 @@ def test_a_figure(kind: str, tiny_run: Command, command: Command) -> None:
         (["export", "one", "--format", "xml"], "unknown format 'xml'"),
         (["plot", "one", "-o", "figure.gif"], "must be one of .png"),
         (["plot", "one", "-o", "no/such/folder/figure.png"], "No such file or directory"),
-        (["compare", "one"], "no two of these runs"),
+        (["compare", "one"], "name two runs or more"),
         (["merge", "one", "nowhere", "-o", "x"], "holds no run"),
         (["run", "quik"], "did you mean quick"),
         (["run", "two.toml", "--task", "maths"], "has no task 'maths'"),
@@ -236,3 +236,25 @@ def test_transitions_are_compared_on_the_layers_that_all_have(
         "experiment seed is 0, not 3",
     ]
     assert "experiment seed is 0, not 3" in command("compare", "all", "some")[1]
+    assert "transitions of the 2 layers that are in all" in command("compare", "all", "some")[1]
+    tiny_run("--task", "squad", "--layers", "1", "--out", "else")
+    told = command("compare", "some", "else")[1]
+    assert "no layer is in all of these runs" in told
+    assert "no transition" not in told.replace("no transitions can be compared", "")
+
+
+def test_a_later_task_that_cannot_be_done_is_told_at_once(tiny_run: Command) -> None:
+    Path("squad.json").write_text('{"data": []}', encoding="utf-8")
+    code, out, err = tiny_run("--out", "one")
+    assert (code, out) == (2, "")
+    assert err.startswith("localprobe: squad: squad.json")
+    assert not Path("one").exists()
+
+
+def test_shards_of_different_splits_are_not_merged(tiny_run: Command, command: Command) -> None:
+    for shard in ("1/2", "3/3"):
+        tiny_run("--task", "squad", "--shard", shard, "--out", shard.replace("/", "of"))
+    code, _, err = command("merge", "1of2", "3of3", "-o", "joined")
+    assert code == 2
+    assert "the shards 1/2, 3/3 are not of one split" in err
+    assert not Path("joined").exists()

@@ -42,6 +42,8 @@ class Comparison:
                     if len(have) > 1:
                         shown = ORIGINAL if patch == SWAP else metric
                         found.append(Comparison(task, patch, shown, _names(have), tuple(have)))
+        if len(runs) < 2:
+            raise LocalprobeError("to compare, name two runs or more")
         if not found:
             raise LocalprobeError(
                 "no two of these runs have a task, an intervention and a metric in common"
@@ -96,6 +98,7 @@ class Comparison:
                 for layer in self.layers
             ],
             "differences": self.differences,
+            "common_layers": self.common_layers,
             "transitions": self.transitions,
             "shifts": self.shifts,
         }
@@ -148,4 +151,9 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
         share = "" if transition is None else f" ({transition / run.manifest.n_layer:.0%} of depth)"
         moved = "" if number == 1 or shift is None else f", {shift:+d} against [1]"
         endings.append(Text(f"[{number}] {where}{share}{moved}"))
+    if not comparison.common_layers:
+        endings = [Text("no layer is in all of these runs, so no transitions can be compared")]
+    elif comparison.common_layers != comparison.layers:
+        n_common = len(comparison.common_layers)
+        endings.append(Text(f"transitions of the {n_common} layers that are in all of these runs"))
     return Group(*lines, "", table, "", *endings)

@@ -19,7 +19,7 @@ from localprobe.fetch import fetch
 from localprobe.llama.model import Model
 from localprobe.manifest import Manifest, described
 from localprobe.models import RESUME, LoadedModel
-from localprobe.prepare import prepare
+from localprobe.prepare import check_type, prepare
 from localprobe.prompts import read_prompt, unescape
 from localprobe.recipe import recipe
 from localprobe.report import documents
@@ -323,6 +323,7 @@ def pull_model(name: str) -> None:
 
 
 def prepare_model(name: str, kind: str) -> None:
+    check_type(kind)
     known, path, digest = model_files.find(name)
     say(f"converting {known} to {kind} ...")
     new_name, new_path = prepare(known, path, digest, kind)

@@ -21,7 +21,7 @@ from localprobe.fetch import fetch
 from localprobe.llama.check import check
 from localprobe.llama.model import Model, has_gpu
 from localprobe.memory import check_fits
-from localprobe.prepare import prepared_path, read_manifest
+from localprobe.prepare import check_type, prepared_path, read_manifest
 from localprobe.vetting import vet
 
 
@@ -97,6 +97,7 @@ def _find_prepared(name: str) -> tuple[str, Path, str]:
     path = prepared_path(name)
     if not path.is_file():
         base, _, kind = name.rpartition("@")
+        check_type(kind)
         raise ModelError(
             f"{name} has not been prepared; run: localprobe models prepare {base} --type {kind}"
         )

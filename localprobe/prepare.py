@@ -37,13 +37,18 @@ def prepared_path(name: str) -> Path:
     return cache_dir() / "prepared" / f"{name}.gguf"
 
 
+def check_type(kind: str) -> None:
+    """Raise LocalprobeError for a weight type that no model can be prepared with."""
+    if kind not in TYPES:
+        raise LocalprobeError(f"unknown weight type {kind!r}; {did_you_mean(kind, TYPES)}")
+
+
 def prepare(name: str, source: Path, source_sha256: str, kind: str) -> tuple[str, Path]:
     """Convert a model; its new name and file. A file that is there already is kept.
 
     Raises LocalprobeError for an unknown type, ModelError where llama.cpp cannot convert it.
     """
-    if kind not in TYPES:
-        raise LocalprobeError(f"unknown weight type {kind!r}; {did_you_mean(kind, TYPES)}")
+    check_type(kind)
     from localprobe.llama.model import quantize
 
     new_name = f"{name}@{kind}"

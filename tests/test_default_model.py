@@ -39,6 +39,19 @@ def test_france_to_italy_flips_at_24(capsys: pytest.CaptureFixture[str]) -> None
     assert result["model"]["sha256"].startswith("b179c952")
 
 
+def test_the_demo_is_that_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """Line for line; the numbers in it may be rounded otherwise on another machine."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    shown = readme.partition("<!-- install-and-demo -->")[2].split("```\n")[3]
+    assert main(["demo"]) == 0
+
+    def lines(text: str) -> list[str]:
+        found = [line for line in text.strip().splitlines() if line and "elapsed" not in line]
+        return [line if line.startswith("capitals") else line.split()[0] for line in found]
+
+    assert lines(capsys.readouterr().out) == lines(shown)
+
+
 def test_a_small_sweep_has_the_papers_shape(capsys: pytest.CaptureFixture[str]) -> None:
     result = document(
         capsys, "sweep", "-p", "random,freeze,skip", "-n", "6", "--layers", "0:2,18:30"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,6 +70,8 @@ def test_a_file_with_the_name_of_a_known_model_is_not_taken_for_it(
 def test_what_is_not_there_or_was_changed(
     tiny_file: Callable[[str], Path], own_cache: Path
 ) -> None:
+    with pytest.raises(LocalprobeError, match="did you mean q8_0"):
+        models.find("llama@q8")
     with pytest.raises(ModelError, match="models prepare llama --type f16"):
         models.find("llama@f16")
     name, path, digest = models.find(str(tiny_file("llama")))
@@ -89,3 +92,21 @@ def test_nothing_is_left_of_a_conversion_that_fails(own_cache: Path, tmp_path: P
     with pytest.raises(ModelError, match="could not convert"):
         prepare("broken", broken, "digest", "f16")
     assert list(prepared_path("broken@f16").parent.iterdir()) == []
+
+
+def test_a_full_disk_is_named(
+    tiny_file: Callable[[str], Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_source: Path, target: Path, _kind: str) -> None:
+        target.write_bytes(b"GGUF")
+        raise ModelError("llama.cpp could not convert it (ggml wrote too little)")
+
+    name, path, digest = models.find(str(tiny_file("llama")))
+    monkeypatch.setattr("localprobe.llama.model.quantize", full)
+    with pytest.raises(ModelError, match="could not convert"):
+        prepare(name, path, digest, "f16")
+    monkeypatch.setattr("shutil.disk_usage", lambda _folder: SimpleNamespace(free=0))
+    with pytest.raises(LocalprobeError, match=r"no space left in .* for llama@f16"):
+        prepare(name, path, digest, "f16")
+    assert prepared_models() == []
+    assert list(prepared_path("llama").parent.iterdir()) == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,22 @@ def test_a_swap_with_another_example(tiny_engine: Engines) -> None:
     # At layer 0 a token-for-token swap is the other example's own prompt.
     assert (modified.score, modified.n) == (1, 3)
     assert original.score < 1
+
+
+def test_one_example_with_a_partner_of_its_own_is_enough(tiny_engine: Engines) -> None:
+    class Paired(Echo):
+        def examples(self) -> list[Example]:
+            first, second, *_ = super().examples()
+            return [replace(first, partner=second)]
+
+    engine = tiny_engine("llama")
+    found = run(Sweep(engine, Paired(engine), ["swap"], [0], n=1)).tally.score(
+        "swap", "modified", 0
+    )
+    assert found is not None
+    assert (found.score, found.n) == (1, 1)
+    with pytest.raises(LocalprobeError, match="at least 2 examples"):
+        Sweep(engine, Echo(engine), ["swap"], [0], n=1)
 
 
 def test_freeze_starts_at_layer_1(tiny_engine: Engines) -> None:

@@ -21,7 +21,7 @@ from localprobe.engine.full import Answer, FullEngine
 from localprobe.engine.resume import BATCH_SIZE
 from localprobe.errors import LocalprobeError, NotFiniteError
 from localprobe.experiment import Experiment, encoder
-from localprobe.layers import parse_layers
+from localprobe.layers import Layers, layers_text, parse_layers
 from localprobe.manifest import Manifest, new_manifest
 from localprobe.models import RESUME, LoadedModel, choose_engine, model_record, open_model
 from localprobe.probing import ProbeRow
@@ -120,9 +120,9 @@ class Probe:
 def probe(
     model: Model,
     prompt: str,
-    patches: Sequence[str] = DAMAGE,
+    patches: str | Sequence[str] = DAMAGE,
     *,
-    layers: str = "all",
+    layers: Layers = "all",
     max_tokens: int = 8,
     seed: int = 0,
     donor: str | None = None,
@@ -133,10 +133,12 @@ def probe(
 ) -> Probe:
     """The answers to a prompt under each intervention at each layer.
 
-    layers: "all", "12", "3,7,12", "0:30:2", "-5:". inject needs a donor text and positions, each
-    an index or a word. watch: given the rows as they come and their number, shows progress.
+    layers: "all", "12", "3,7,12", "0:30:2", "-5:", or numbers. inject needs a donor text and
+    positions, each an index or a word.
+    watch: given the rows as they come and their number, shows progress.
     Raises LocalprobeError for anything that cannot be done.
     """
+    patches = _several(patches)
     check_patches(patches)
     injects = interventions.Inject.name in patches
     if injects and None in (donor, at, donor_at):
@@ -147,7 +149,7 @@ def probe(
     encode = encoder(engine, chat=chat)
     tokens = encode.tokens(prompt)
     engine.model.check_length(len(tokens) + max_tokens)
-    chosen = parse_layers(layers, model.n_layer)
+    chosen = parse_layers(layers_text(layers), model.n_layer)
     wanted: list[interventions.Intervention] = []
     injected = None
     for patch in patches:
@@ -168,6 +170,10 @@ def probe(
     order = {each.name: place for place, each in enumerate(wanted)}
     rows = sorted(watch(found, n_cells), key=lambda row: (order[row.patch], row.layer))
     return Probe(prompt, tuple(tokens), run.answer, rows, injected)
+
+
+def _several(patches: str | Sequence[str]) -> tuple[str, ...]:
+    return (patches,) if isinstance(patches, str) else tuple(patches)
 
 
 def check_patches(patches: Sequence[str]) -> None:
@@ -209,7 +215,7 @@ def swap(
     old: str,
     new: str,
     *,
-    layers: str = "all",
+    layers: Layers = "all",
     max_tokens: int = 8,
     chat: bool = False,
     watch: Watch[tuple[int, Answer]] = lambda rows, total: rows,
@@ -219,7 +225,7 @@ def swap(
     Raises LocalprobeError where the word is not in the prompt, or both answers are the same.
     """
     engine = model.engine()
-    chosen = parse_layers(layers, model.n_layer)
+    chosen = parse_layers(layers_text(layers), model.n_layer)
     plan = swapping.plan_swap(encoder(engine, chat=chat), prompt, old, new)
     engine.model.check_length(max(len(plan.prompt), len(plan.donor)) + max_tokens)
     found = swapping.Swap(engine, plan, chosen, max_tokens)
@@ -296,7 +302,7 @@ class RunningSweep:
 def sweep(
     model: Model,
     task: str,
-    patches: Sequence[str] = DAMAGE,
+    patches: str | Sequence[str] = DAMAGE,
     *,
     out: str | Path | None = None,
     batch: int | None = None,
@@ -314,7 +320,9 @@ def sweep(
 
     if settings.get("data") is not None:
         settings["data"] = Path(settings["data"])
-    experiment = Experiment(task, tuple(patches), **settings)
+    if "layers" in settings:
+        settings["layers"] = layers_text(settings["layers"])
+    experiment = Experiment(task, _several(patches), **settings)
     steps = 1000
     with (
         RunningSweep(model, experiment, None if out is None else Path(out), batch=batch) as running,

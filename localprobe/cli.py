@@ -145,7 +145,10 @@ def _main(
         typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
     ] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Fetch nothing; also: LOCALPROBE_OFFLINE=1.")
+        bool,
+        typer.Option(
+            "--offline", help="Before the command: fetch nothing; also: LOCALPROBE_OFFLINE=1."
+        ),
     ] = False,
 ) -> None:
     if offline:
@@ -580,6 +583,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
+        if getattr(error, "option_name", "") == "--offline":
+            hint = "; it goes before the command: localprobe --offline ..."
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)

@@ -208,7 +208,10 @@ def _pip_trouble(entry: Entry, requirement: str, said: str) -> str:
 def _disk_trouble(entry: Entry, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _no_space(entry)
-    return f"could not fetch {entry.name} ({error})"
+    return (
+        f"could not fetch {entry.name} into {cache_dir()} ({error}); where nothing can be written "
+        "there, set LOCALPROBE_CACHE to another folder"
+    )
 
 
 def _no_space(entry: Entry) -> str:

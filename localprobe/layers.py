@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Iterable
 
 from localprobe.errors import LocalprobeError
 
 _SLICE = re.compile(r"(-?\d{1,9})?:(-?\d{1,9})?(?::(\d{1,9}))?")
+
+
+Layers = str | int | Iterable[int]
+
+
+def layers_text(layers: Layers) -> str:
+    """Layers as users write them; from Python also 12, [3, 7, 12] or range(0, 30, 2).
+
+    Raises LocalprobeError for what is neither.
+    """
+    if isinstance(layers, str):
+        return layers
+    numbers = [layers] if isinstance(layers, int) else layers
+    try:
+        return ",".join(str(operator.index(number)) for number in numbers)
+    except TypeError:
+        raise LocalprobeError(f"layers must be a text or whole numbers, not {layers!r}") from None
 
 
 def parse_layers(text: str, n_layer: int) -> list[int]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from localprobe.sweeping import Sweep
 
 ROWS, LOCK = "rows.jsonl", ".lock"
+_GO_ON = "what is written stays, and the same command goes on from there"
 _LONGEST_LINE = 1 << 26
 _ROW_START = b'{"example":'
 
@@ -67,7 +68,7 @@ class RunFolder:
             raise LocalprobeError(f"{path} is not empty and holds no run; choose another --out")
         lock = FileLock(path / LOCK)
         try:
-            with _writing(path):
+            with _writing(path, "choose another --out"):
                 path.mkdir(parents=True, exist_ok=True)
                 lock.acquire(timeout=0)
         except Timeout:
@@ -146,16 +147,14 @@ class RunFolder:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Path, what_to_do: str = _GO_ON) -> Iterator[None]:
     try:
         yield
     except Timeout:
         raise
     except OSError as error:
-        raise LocalprobeError(
-            f"cannot write to {path}: {error.strerror or error}; what is written stays, and the "
-            "same command goes on from there"
-        ) from None
+        reason = error.strerror or error
+        raise LocalprobeError(f"cannot write to {path}: {reason}; {what_to_do}") from None
 
 
 def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:

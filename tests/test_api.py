@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,18 @@ def test_names_are_there_without_loading_llama() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'sweeep'"):
         _ = localprobe.sweeep
+
+
+def test_layers_and_interventions_as_python_has_them(tiny_model: Model) -> None:
+    def layers(**chosen: Any) -> list[int]:
+        return [row.layer for row in probe(tiny_model, "in Chad", "skip", **chosen).rows]
+
+    assert layers(layers=2) == layers(layers="2") == [2]
+    assert layers(layers=[0, 2]) == layers(layers=range(0, 4, 2)) == layers(layers=np.array([0, 2]))
+    assert sweep(tiny_model, "capitals", "skip", n=1, layers=[1], all_examples=True).layers == (1,)
+    for wrong in (1.5, [1.5], None, b"2", ["all"], []):
+        with pytest.raises(LocalprobeError, match="layers"):
+            layers(layers=wrong)
 
 
 def test_a_closed_model_says_so(tiny_file: Callable[[str], Path]) -> None:

@@ -348,6 +348,7 @@ def test_broken_memories_are_empty_ones(name: str, run: Run, own_cache: Path) ->
         (["probe", TEXT, "--max-tokens", "9" * 30], "shorten the prompt or the answer"),
         (["probe", TEXT, "--seed", "9" * 5000], "--seed"),
         (["probe", TEXT, "--layers", "9" * 5000], "cannot read the layers"),
+        (["tokens", "hi", "--offline"], "before the command: localprobe --offline"),
         (["sweep", "--shard", "1/" + "9" * 5000], "--shard must be like"),
         (["sweep", "--batch", "257"], "--batch"),
         (["probe", TEXT, "--engine", "resum"], "did you mean resume"),

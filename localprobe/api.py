@@ -49,6 +49,7 @@ class Model:
     the GPU, -1 for all. ctx: the longest sequence in tokens, 0 for that of the training.
     engine: "resume" computes only what changes, "full" makes whole passes.
     warn: is told, in a sentence, where resuming is not exact on this model and is not done.
+    tell: is told what takes its time at a model's first use.
 
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
@@ -62,9 +63,10 @@ class Model:
         ctx: int = 0,
         engine: str = RESUME,
         warn: Callable[[str], object] = print,
+        tell: Callable[[str], object] = lambda _message: None,
     ) -> None:
         self._stack = ExitStack()
-        self._engine_name, self._warn = engine, warn
+        self._engine_name, self._warn, self._tell = engine, warn, tell
         self._warned = False
         self.loaded: LoadedModel = self._stack.enter_context(
             open_model(str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx, warn=warn)
@@ -96,7 +98,7 @@ class Model:
 
     def engine(self, batch: int = BATCH_SIZE) -> FullEngine:
         """What computes; batch: prompts that may share a decode."""
-        engine, reason = choose_engine(self.loaded, self._engine_name, batch)
+        engine, reason = choose_engine(self.loaded, self._engine_name, batch, tell=self._tell)
         if reason and not self._warned:
             self._warn(f"computing whole passes, which is slower: {reason}")
             self._warned = True

@@ -60,6 +60,7 @@ class ModelChoice:
             ctx=self.ctx,
             engine=self.engine_name,
             warn=lambda message: say(f"localprobe: {message}"),
+            tell=say,
         )
 
 

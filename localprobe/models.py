@@ -117,10 +117,15 @@ RESUME, FULL = "resume", "full"
 
 
 def choose_engine(
-    loaded: LoadedModel, name: str = RESUME, batch_size: int = BATCH_SIZE
+    loaded: LoadedModel,
+    name: str = RESUME,
+    batch_size: int = BATCH_SIZE,
+    *,
+    tell: Callable[[str], object] = lambda _message: None,
 ) -> tuple[FullEngine, str]:
     """The engine of that name; where resuming was not proved exact on this model, whole passes.
 
+    tell: is told what is done at a model's first use, before it is.
     Also gives why it is not the one asked for, or an empty text.
     """
     if name not in (RESUME, FULL):
@@ -132,12 +137,13 @@ def choose_engine(
         return FullEngine(loaded.model), reason
 
     def run() -> str:
+        tell(f"{loaded.name} is new here: measuring, once, how exact its answers are")
         try:
             return check_resume(loaded.model).hex()
         except ModelError as error:
             return str(error)
 
-    found = remembered_of_file(loaded.sha256, f"exact, {loaded.model.devices}", run)
+    found = remembered_of_file(loaded.sha256, f"exact, noise, {loaded.model.devices}", run)
     try:
         noise = float.fromhex(found)
     except ValueError:

@@ -24,9 +24,9 @@ BASE = Experiment(
 Rows = dict[tuple[int, str, int | None], Row]
 
 
-def rows(model: Model, **changes: Any) -> Rows:
+def rows(model: Model, batch: int = 1, **changes: Any) -> Rows:
     experiment = Experiment(**{**vars(BASE), **changes})
-    with RunningSweep(model, experiment, batch=1) as running:
+    with RunningSweep(model, experiment, batch=batch) as running:
         found = [row for row in running.rows() if row is not None]
     return {(row.example, row.patch, row.layer): row for row in found}
 
@@ -63,3 +63,13 @@ def test_every_bit_is_the_same(other: Callable[[Model], Rows], model: Model, who
 def test_with_another_number_of_threads(default_model: Path, whole: Rows) -> None:
     with Model(default_model, threads=1) as model:
         assert rows(model) == whole
+
+
+def test_what_another_batch_turns_is_marked(model: Model) -> None:
+    """Other batches round otherwise, which in quantized models can turn an answer."""
+    some = {"n": 4, "layers": "1::3"}
+    alone, together = rows(model, **some), rows(model, batch=4, **some)
+    turned = [key for key, row in alone.items() if row.answer != together[key].answer]
+    assert turned  # or there is nothing to be seen
+    assert [key for key in turned if not (alone[key].near_tie or together[key].near_tie)] == []
+    assert sum(row.near_tie for row in alone.values()) < len(alone) / 2

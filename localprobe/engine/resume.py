@@ -137,13 +137,31 @@ def check_resume(model: Model) -> float:
                 raise ModelError(f"resuming at layer {layer} gives other logits under {kind.name}")
             noise = max(noise, _turned(expected, answer.logits))
     # Where a prompt's cells lie decides in which order its attention is summed up. In quantized
-    # models that turns up in some prompts and then by far more than the last digit.
+    # models that turns up in some prompts and then by far more than the last digit, most of all
+    # where states are damaged.
     prompts = [[(step * p + q) % model.info.n_vocab for p in range(21)] for q in range(8)]
-    together = _finite(resume.clean(prompts, [], max_tokens=1, stops=[None] * len(prompts)))
-    for prompt, run in zip(prompts, together, strict=True):
-        alone = full.answer(prompt, max_tokens=1).logits
-        noise = max(noise, _turned(alone, run.answer.logits))
+    together = _next_tokens(resume, prompts, range(8))
+    for q, prompt in enumerate(prompts):
+        for cell, alone in _next_tokens(resume, [prompt], [q]).items():
+            if alone.is_finite and together[cell].is_finite:
+                noise = max(noise, _turned(alone.logits, together[cell].logits))
     return noise
+
+
+def _next_tokens(
+    engine: ResumeEngine, prompts: Sequence[Sequence[int]], examples: Sequence[int]
+) -> dict[tuple[str, int, int], Answer]:
+    """By intervention, layer and example: of clean passes, and of some that are damaged."""
+    layers = sorted({engine.model.n_layer // 2, engine.model.n_layer - 1})
+    stops: list[Stop | None] = [None] * len(prompts)
+    runs = _finite(engine.clean(prompts, layers, max_tokens=1, stops=stops))
+    found = {("clean", 0, q): run.answer for q, run in zip(examples, runs, strict=True)}
+    for kind in (Random(), Shuffle(), Skip()):
+        for i, layer, answer in engine.run(
+            runs, [kind] * len(runs), layers, max_tokens=1, examples=examples, stops=stops
+        ):
+            found[kind.name, layer, examples[i]] = answer
+    return found
 
 
 def _finite(runs: list[CleanRun]) -> list[CleanRun]:

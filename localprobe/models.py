@@ -139,7 +139,8 @@ def choose_engine(
     def run() -> str:
         tell(f"{loaded.name} is new here: measuring, once, how exact its answers are")
         try:
-            return check_resume(loaded.model).hex()
+            with _any_length(loaded.model):
+                return check_resume(loaded.model).hex()
         except ModelError as error:
             return str(error)
 
@@ -182,12 +183,23 @@ def why_not(model: Model, digest: str) -> str:
 
     def run() -> str:
         try:
-            check(model)
+            with _any_length(model):
+                check(model)
         except ModelError as error:
             return str(error)
         return ""
 
     return remembered_of_file(digest, f"states, {model.devices}", run)
+
+
+@contextmanager
+def _any_length(model: Model) -> Iterator[None]:
+    """For checks: what they find is remembered, whatever --ctx was."""
+    asked, model.ctx = model.ctx, model.info.n_ctx_train
+    try:
+        yield
+    finally:
+        model.ctx = asked
 
 
 def _hash(path: Path) -> str:

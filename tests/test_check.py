@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from conftest import ARCHITECTURES
 
-from localprobe.errors import ModelError
+import localprobe
+from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama import ggml
 from localprobe.llama.check import check
 from localprobe.llama.model import Model
@@ -110,3 +113,17 @@ def test_a_refusal_is_remembered_too(tiny_file: Files, own_cache: Path) -> None:
         open_model(str(tiny_file("mamba"))),
     ):
         pass
+
+
+@pytest.mark.parametrize(("trained", "asked"), [(512, 4), (8, 0)])
+def test_a_short_context_is_no_reason_to_refuse(
+    trained: int, asked: int, own_cache: Path, tmp_path: Path
+) -> None:
+    file = tiny.write(replace(tiny.build("llama"), n_ctx=trained), tmp_path / "short.gguf")
+    with localprobe.Model(file, threads=1, ctx=asked) as model:
+        found = localprobe.probe(model, "a b", ["skip"], max_tokens=1)
+        assert len(found.rows) == model.n_layer
+        assert model.engine().name == "resume"
+        assert model.loaded.model.ctx == (asked or trained)
+        with pytest.raises(LocalprobeError, match=f"the context holds {asked or trained}"):
+            localprobe.probe(model, "a b c d e f g h", ["skip"])

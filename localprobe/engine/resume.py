@@ -36,6 +36,7 @@ from localprobe.llama.model import Model
 from localprobe.llama.residual import Keep
 
 BATCH_SIZE = 16
+_CHECK_LENGTH = 21
 _CHECK_TOLERANCE = 0.05
 """As a share of the logits' spread. Other batch shapes use other kernels, which round quantized
 activations otherwise; a wrong graph is off by far more."""
@@ -139,7 +140,8 @@ def check_resume(model: Model) -> float:
     # Where a prompt's cells lie decides in which order its attention is summed up. In quantized
     # models that turns up in some prompts and then by far more than the last digit, most of all
     # where states are damaged.
-    prompts = [[(step * p + q) % model.info.n_vocab for p in range(21)] for q in range(8)]
+    length = min(_CHECK_LENGTH, model.info.n_ctx_train - 1)
+    prompts = [[(step * p + q) % model.info.n_vocab for p in range(length)] for q in range(8)]
     together = _next_tokens(resume, prompts, range(8))
     for q, prompt in enumerate(prompts):
         for cell, alone in _next_tokens(resume, [prompt], [q]).items():

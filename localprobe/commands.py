@@ -31,6 +31,7 @@ from localprobe.report.terminal import (
     new_table,
     print_document,
     say,
+    say_on_terminal,
     stdout_console,
     visible,
     with_bar,
@@ -60,7 +61,7 @@ class ModelChoice:
             ctx=self.ctx,
             engine=self.engine_name,
             warn=lambda message: say(f"localprobe: {message}"),
-            tell=say,
+            tell=say_on_terminal,
         )
 
 

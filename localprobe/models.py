@@ -137,7 +137,7 @@ def choose_engine(
         return FullEngine(loaded.model), reason
 
     def run() -> str:
-        tell(f"{loaded.name} is new here: measuring, once, how exact its answers are")
+        tell(f"measuring {loaded.name}, once ...")
         try:
             with _any_length(loaded.model):
                 return check_resume(loaded.model).hex()

@@ -59,6 +59,12 @@ def say(message: str) -> None:
         print(printable(message, None), file=sys.stderr, flush=True)
 
 
+def say_on_terminal(message: str) -> None:
+    """A line for someone who waits; like a progress bar, for nobody else."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        say(message)
+
+
 def print_document(document: object) -> None:
     """One JSON document on stdout and nothing else."""
     print(json_text(document, indent=2))

@@ -76,13 +76,14 @@ class Result:
 class ForkedTrials:
     """The trial's children, forked from a process that has imported everything and used nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, said: Path) -> None:
         import localprobe.llama.model  # noqa: F401  (before the fork)
         from localprobe import vetting
 
         self._requests, requests = os.pipe()[::-1]
         replies, self_replies = os.pipe()
-        self._said = tempfile.NamedTemporaryFile()  # noqa: SIM115
+        self._said = said
+        said.touch()
         self._replies = replies
         if os.fork() == 0:
             os.close(self._requests)
@@ -102,12 +103,12 @@ class ForkedTrials:
         code = struct.unpack("<q", os.read(self._replies, 8))[0]
         if code == 1 << 32:
             raise subprocess.TimeoutExpired("trial", seconds)
-        return code, vetting.last_line(Path(self._said.name).read_bytes())
+        return code, vetting.last_line(self._said.read_bytes())
 
     def _fork(self, main: Callable[[], int], path: str, seconds: float) -> int:
         child = os.fork()
         if child == 0:
-            said = os.open(self._said.name, os.O_WRONLY | os.O_TRUNC)
+            said = os.open(self._said, os.O_WRONLY | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)
             code = 1
@@ -142,7 +143,7 @@ def work(jobs: Connection, results: Connection, folder: Path, *, spawn: bool, re
 
     vetting._SECONDS = TRIAL_SECONDS
     if hasattr(os, "fork") and not spawn:
-        vetting.run_child = ForkedTrials()
+        vetting.run_child = ForkedTrials(folder / "said")
     path = folder / "mutant.gguf"
     whole = Path(real).read_bytes() if real else b""
     while (job := jobs.recv()) is not None:

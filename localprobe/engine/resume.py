@@ -428,13 +428,18 @@ class ResumeEngine(FullEngine):
         return model.decode_part(rows, lambda graph: graph.from_layer(layer, entry))
 
     def _batched(self, lengths: Sequence[int], most_rows: int) -> Iterator[range]:
-        """Neighbours that share a decode: at most batch_size, and so many rows."""
-        start = 0
+        """Neighbours that share a decode: at most batch_size, and so many rows.
+
+        Those that grow longer than a sliding window are alone: llama.cpp gives the cells of tokens
+        that have left it to other sequences, and a rewound answer would need them again.
+        """
+        window, start = self.model.info.sliding_window, 0
         while start < len(lengths):
             end = start + 1
             while (
                 end < len(lengths)
                 and end - start < self.batch_size
+                and (not window or max(lengths[start : end + 1]) <= window)
                 and sum(lengths[start : end + 1]) <= max(most_rows, lengths[start])
             ):
                 end += 1

@@ -40,7 +40,7 @@ def _keep_errors(level: int, text: bytes, _user_data: object) -> None:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a GGUF says of itself."""
+    """What a GGUF says of itself. sliding_window: in tokens, 0 where no block has one."""
 
     architecture: str
     n_layer: int
@@ -49,6 +49,7 @@ class ModelInfo:
     n_head_kv: int
     n_vocab: int
     n_ctx_train: int
+    sliding_window: int
     n_params: int
     file_type: str
     tokenizer: str
@@ -420,6 +421,7 @@ class Model:
             n_head_kv=llama.llama_model_n_head_kv(model),
             n_vocab=llama.llama_vocab_n_tokens(self._vocab),
             n_ctx_train=llama.llama_model_n_ctx_train(model),
+            sliding_window=llama.llama_model_n_swa(model),
             n_params=llama.llama_model_n_params(model),
             file_type=file_type.decode().removeprefix("(guessed) "),
             tokenizer=meta("tokenizer.ggml.pre") or meta("tokenizer.ggml.model"),

@@ -23,6 +23,7 @@ from localprobe.prepare import check_type, prepare
 from localprobe.prompts import read_prompt, unescape
 from localprobe.recipe import recipe
 from localprobe.report import documents
+from localprobe.report.score_table import limits
 from localprobe.report.sweep_view import SweepView, run_with_bar
 from localprobe.report.tables import bench_table, facts, probe_table, swap_table
 from localprobe.report.terminal import (
@@ -159,11 +160,11 @@ def show_swap(result: api.Swap, n_layer: int) -> None:
     )
     console.print(Text(f"  swapped {how}, at {', '.join(map(str, plan.at))}"))
     console.print(swap_table(console, result.rows, old, new))
-    flip = result.flip_layer
+    flip, shown = result.flip_layer, [row.layer for row in result.rows]
     console.print(
         Text(
-            f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on the prompt's own "
-            f"{visible(old)} wins"
+            f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on the "
+            f"prompt's own {visible(old)} wins{limits(flip, shown, n_layer)}"
             if flip is not None
             else f"no flip: at the last layer shown {visible(new)} still wins",
             style="bold",

@@ -36,7 +36,8 @@ def run(model: Model, *, short: bool = False) -> None:
     """Both experiments on a model. short: a quarter of the layers, half the examples."""
     _explain(_BEFORE_SWAP)
     text = TEMPLATE.replace("{country}", _SWAP_WORDS[0])
-    layers = "::8" if short else "::2"
+    step = 8 if short else 2
+    layers = f"{(model.n_layer - 1) % step}::{step}"
     swapped = swap(model, text, *_SWAP_WORDS, layers=layers, max_tokens=4, watch=with_bar)
     show_swap(swapped, model.n_layer)
 

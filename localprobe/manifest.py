@@ -81,7 +81,12 @@ class Manifest:
 
     def empty_tally(self) -> Tally:
         return Tally(
-            self.columns, self.data["metric"], self.data["chance"], self.data.get("swap_metric")
+            self.columns,
+            self.data["metric"],
+            self.data["chance"],
+            self.data.get("swap_metric"),
+            # Once every run was measured, and did not say how it was.
+            knows_near_ties=self.data.get("noise", 0.0) is not None,
         )
 
 
@@ -120,6 +125,7 @@ def new_manifest(
             "engine": engine.name,
             "devices": engine.model.devices,
             "batch": engine.batch_size,
+            "noise": engine.noise,
             "metric": tally.metric,
             "chance": tally.chance,
             "columns": [
@@ -197,6 +203,9 @@ def _check(data: Any) -> None:
     for metric, share in _get(data, "chance", dict).items():
         if type(share) not in (int, float) or not 0 <= share <= 1:
             raise _DamagedError(f"the chance of {metric!r} cannot be {share!r}")
+    noise = data.get("noise")
+    if noise is not None and not (type(noise) in (int, float) and noise >= 0):
+        raise _DamagedError(f"noise cannot be {noise!r}")
     columns = _get(data, "columns", list)
     _check_columns(columns, n_layer)
     metrics = {column["metric"] for column in columns if column["patch"] != SWAP}

@@ -130,11 +130,9 @@ def choose_engine(
     """
     if name not in (RESUME, FULL):
         raise LocalprobeError(f"unknown engine {name!r}; {did_you_mean(name, (RESUME, FULL))}")
-    if name == FULL:
-        return FullEngine(loaded.model), ""
     if not loaded.model.can_leave_out:
         reason = "this build of llama-cpp-python marks what is to be computed in another way"
-        return FullEngine(loaded.model), reason
+        return FullEngine(loaded.model), "" if name == FULL else reason
 
     def run() -> str:
         tell(f"measuring {loaded.name}, once ...")
@@ -148,7 +146,9 @@ def choose_engine(
     try:
         noise = float.fromhex(found)
     except ValueError:
-        return FullEngine(loaded.model), found
+        return FullEngine(loaded.model), "" if name == FULL else found
+    if name == FULL:
+        return FullEngine(loaded.model, noise), ""
     return ResumeEngine(loaded.model, batch_size, noise), ""
 
 

@@ -22,6 +22,7 @@ class Row:
     not_finite: the model's numbers were not, so that there is neither an answer nor a score.
     near_tie: some token of the answer was hardly likelier than another one; computed on another
     machine, or in another batch, the answer may differ.
+    last_token_only: of the swapped words, since they have unequal numbers of tokens.
     """
 
     example: int
@@ -35,6 +36,7 @@ class Row:
     partner: int | None = None
     not_finite: bool = False
     near_tie: bool = False
+    last_token_only: bool = False
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Row) if field.default is not MISSING}
@@ -76,6 +78,7 @@ def _check(row: Row) -> None:
         "partner": row.partner is None or _is_count(row.partner),
         "not_finite": isinstance(row.not_finite, bool),
         "near_tie": isinstance(row.near_tie, bool),
+        "last_token_only": isinstance(row.last_token_only, bool),
     }
     assert good.keys() == {field.name for field in fields(Row)}
     for name, is_good in good.items():

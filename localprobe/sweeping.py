@@ -25,7 +25,7 @@ from localprobe.pace import Pace
 from localprobe.prompts import Encoder
 from localprobe.rows import CLEAN, Row
 from localprobe.shard import WHOLE, Shard
-from localprobe.swapping import plan_swap
+from localprobe.swapping import SwapPlan, plan_swap
 from localprobe.tally import MODIFIED, ORIGINAL, PATCHES, SWAP, Column, Tally
 from localprobe.tasks.base import Example, Task, chance, cut
 
@@ -85,7 +85,9 @@ class Sweep:
         if SWAP in patches and n == 1 and not all(each.partner for each in self._examples):
             raise LocalprobeError("a swap sweep needs at least 2 examples to swap between")
         self._check_examples()
-        self.tally = Tally(columns, self.metric, chance(task))
+        self.tally = Tally(
+            columns, self.metric, chance(task), knows_near_ties=engine.noise is not None
+        )
         self._known: dict[int, list[Row]] = defaultdict(list)
         self._n_layer = engine.model.n_layer
         self._pace = Pace()
@@ -235,7 +237,7 @@ class Sweep:
         )
 
     def _is_near_tie(self, answer: Answer) -> bool:
-        return answer.margin <= self._engine.noise
+        return self._engine.noise is not None and answer.margin <= self._engine.noise
 
     def _run_of(self, candidate: _Candidate) -> CleanRun:
         """The clean run of an example, which is computed along with its neighbours."""
@@ -267,8 +269,10 @@ class Sweep:
             (candidate.example, partner) if partner else (candidate.example,)
             for (candidate, _), partner in zip(pairs, partners, strict=True)
         ]
+        plans = [self._plan(pair) if patch == SWAP else None for pair in pairs]
         interventions = [
-            self._injection(pair) if patch == SWAP else by_name(patch, self.seed) for pair in pairs
+            self._injection(pair, plan) if plan else by_name(patch, self.seed)
+            for pair, plan in zip(pairs, plans, strict=True)
         ]
         layers = next(c.layers for c in self.tally.all_columns if c.patch == patch)
         there = [i for i, intervention in enumerate(interventions) if intervention is not None]
@@ -287,9 +291,11 @@ class Sweep:
         for i, layer, answer in chain(found, missing):
             example, partner = pairs[i][0].example, partners[i]
             whose = partner.number if partner and partner is not example.partner else None
+            plan = plans[i]
+            last_only = plan is not None and not plan.token_for_token
             if not answer.is_finite:
                 nothing = Row(example.number, patch, layer, "", {}, (), partner=whose)
-                yield replace(nothing, not_finite=True)
+                yield replace(nothing, not_finite=True, last_token_only=last_only)
                 continue
             scores = self.task.score(answer.text, example)
             if partner:
@@ -304,6 +310,7 @@ class Sweep:
                 top=top_tokens(self._engine.model, answer.logits),
                 partner=whose,
                 near_tie=self._is_near_tie(answer),
+                last_token_only=last_only,
             )
 
     def _partner(self, pair: _Pair) -> Example:
@@ -316,15 +323,15 @@ class Sweep:
             )
         return after.example
 
-    def _injection(self, pair: _Pair) -> Inject | None:
+    def _plan(self, pair: _Pair) -> SwapPlan:
+        example, partner = pair[0].example, self._partner(pair)
+        return plan_swap(self._encoder, example.prompt, example.subject, partner.subject)
+
+    def _injection(self, pair: _Pair, plan: SwapPlan) -> Inject | None:
         """The swap of an example; None where the donor's states are not finite."""
-        candidate, after = pair
-        partner = self._partner(pair)
-        plan = plan_swap(
-            self._encoder, candidate.example.prompt, candidate.example.subject, partner.subject
-        )
+        _, after = pair
         states = None
-        if partner is after.example:
+        if self._partner(pair) is after.example:
             run = self._run_of(after)
             if plan.donor == run.prompt and run.states.keys() >= set(self.layers):
                 states = run.states

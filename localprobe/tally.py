@@ -59,7 +59,8 @@ class Tally:
 
     columns: what there is to score, patch by patch. metric: the one that matters: an example is
     right where it is above 0. chance: what guessing gives, metric by metric. swap_metric: by which
-    original and modified were scored, if it is another one.
+    original and modified were scored, if it is another one. knows_near_ties: whether rows that are
+    near ties were marked.
     """
 
     def __init__(
@@ -68,12 +69,16 @@ class Tally:
         metric: str,
         chance: Mapping[str, float] | None = None,
         swap_metric: str | None = None,
+        *,
+        knows_near_ties: bool = True,
     ) -> None:
         self.all_columns, self.metric, self.chance = tuple(columns), metric, dict(chance or {})
         self.swap_metric = swap_metric or metric
+        self.knows_near_ties = knows_near_ties
         self.layers = tuple(sorted({layer for column in columns for layer in column.layers}))
         self.patches = tuple(dict.fromkeys(column.patch for column in columns))
         self.n_cut = self.n_not_finite = self.n_near_ties = self.n_rows = 0
+        self.n_swaps = self.n_last_token_only = 0
         self._cells: dict[tuple[str, str, int], list[float]] = defaultdict(lambda: [0.0, 0])
         self._clean_all: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
         self._clean_used: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
@@ -94,6 +99,8 @@ class Tally:
         self.n_rows += 1
         self.n_not_finite += row.not_finite
         self.n_near_ties += row.near_tie
+        self.n_swaps += row.patch == SWAP
+        self.n_last_token_only += row.last_token_only
         if row.patch == CLEAN:
             self.n_cut += row.cut
             for metric, score in row.scores.items():

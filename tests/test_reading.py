@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,41 @@ def test_shards_of_different_splits_are_not_merged(tiny_run: Command, command: C
     assert code == 2
     assert "the shards 1/2, 3/3 are not of one split" in err
     assert not Path("joined").exists()
+
+
+def test_nothing_is_concluded_from_no_examples(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "--shard", "3/3", "-n", "2", "--out", "none")
+    shown = command("show", "none")[1]
+    assert "no example was used, so there is nothing to conclude" in shown
+    assert "baseline: exact_match – on the 0 examples used" in " ".join(shown.split())
+    found = json.loads(command("show", "none", "--json")[1])
+    assert found["used"] == {"score": None, "n": 0}
+
+
+@pytest.mark.parametrize(
+    ("layers", "known"), [("0:", True), ("3:", False), ("0:3", False), ("1:", False)]
+)
+def test_what_is_not_shown_is_not_claimed(
+    layers: str, known: bool, tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--layers", layers, "--out", "one")
+    (rows,) = Path("one").rglob("rows.jsonl")
+    text = re.sub(r'"(exact_match|f1)":[0-9.]+', r'"\1":1.0', rows.read_text(encoding="utf-8"))
+    rows.write_text(text, encoding="utf-8")
+    shown = " ".join(command("show", "one")[1].split())
+    assert f"from layer {layers[0]} on{'' if known else ', as far as shown'} (" in shown
+
+
+def test_a_run_of_before_noise_was_written_down(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "--out", "one")
+    (file,) = Path("one").rglob("manifest.json")
+    data = json.loads(file.read_text(encoding="utf-8"))
+    assert data["noise"] >= 0
+    for noise in (None, 0.5):
+        file.write_text(json.dumps({**data, "noise": noise}), encoding="utf-8")
+        assert ("not measured" in command("show", "one")[1]) == (noise is None)
+        found = json.loads(command("show", "one", "--json")[1])
+        assert (found["near_ties"] is None) == (noise is None)
+    del data["noise"]
+    file.write_text(json.dumps(data), encoding="utf-8")
+    assert "not measured" not in command("show", "one")[1]

@@ -226,3 +226,30 @@ def test_threads_change_nothing(tiny_file: Callable[[str], Path]) -> None:
             sweep = Sweep(engine, Echo(engine), ["random", "freeze"], [1, 3], all_examples=True)
             found.append([row for row in sweep.run() if row])
     assert found[0] == found[1]
+
+
+def test_whole_passes_mark_the_same_near_ties(tiny_file: Callable[[str], Path]) -> None:
+    with Model(tiny_file("llama"), threads=1) as model:
+        found = []
+        for engine in (FullEngine(model, 0.05), ResumeEngine(model, 1, 0.05)):
+            sweep = Sweep(engine, Echo(engine), ["skip", "random"], [1, 3], all_examples=True)
+            found.append({(r.example, r.patch, r.layer) for r in sweep.run() if r and r.near_tie})
+        assert found[0] == found[1]
+        assert found[0]
+        plain = Sweep(FullEngine(model), Echo(FullEngine(model)), ["skip"], [1])
+        assert not plain.tally.knows_near_ties
+
+
+def test_which_words_were_swapped_by_their_last_token(tiny_engine: Engines) -> None:
+    class Uneven(Echo):
+        def examples(self) -> list[Example]:
+            first, second, *_ = super().examples()
+            longer = replace(first, number=1, prompt="say CCC now:", subject="CCC")
+            return [replace(first, partner=second), replace(longer, partner=second)]
+
+    engine = tiny_engine("llama")
+    sweep = Sweep(engine, Uneven(engine), ["swap", "skip"], [0, 2], all_examples=True)
+    rows = [row for row in sweep.run() if row]
+    assert {row.example for row in rows if row.last_token_only} == {1}
+    assert {row.patch for row in rows if row.last_token_only} == {"swap"}
+    assert (sweep.tally.n_last_token_only, sweep.tally.n_swaps) == (2, 4)

@@ -98,7 +98,10 @@ def test_math_is_right_and_drawn_from_the_seed() -> None:
 
 @pytest.mark.parametrize("digits", [2, 3, 9])
 def test_math_of_more_digits(digits: int) -> None:
-    examples = Arithmetic(TaskOptions(digits=digits)).examples()
+    task = Arithmetic(TaskOptions(digits=digits))
+    examples = task.examples()
+    # Room for a token a digit, a space before, and what ends the number.
+    assert max(len(each.answers[0]) for each in examples) + 2 <= task.max_tokens
     assert len(examples) == 1000
     for example in examples[:50]:
         problem = example.prompt.splitlines()[-1]

@@ -67,12 +67,12 @@ class FullEngine:
 
     name = "full"
     batch_size = 1
-    noise = 0.0
-    """How far the lead of the likeliest token, in logits, was seen to move when the same was
-    computed in another way."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, noise: float | None = None) -> None:
+        """noise: how far the lead of the likeliest token, in logits, was seen to move when the
+        same was computed in another way; None where that was not measured.
+        """
+        self.model, self.noise = model, noise
 
     def states(self, prompt: Sequence[int], layers: Iterable[int]) -> dict[int, FloatArray]:
         """The clean states of a prompt: layer -> (n_tokens, n_embd)."""

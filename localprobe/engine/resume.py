@@ -183,9 +183,11 @@ class ResumeEngine(FullEngine):
 
     name = "resume"
 
-    def __init__(self, model: Model, batch_size: int = BATCH_SIZE, noise: float = 0.0) -> None:
-        super().__init__(model)
-        self.batch_size, self.noise = batch_size, noise
+    def __init__(
+        self, model: Model, batch_size: int = BATCH_SIZE, noise: float | None = None
+    ) -> None:
+        super().__init__(model, noise)
+        self.batch_size = batch_size
 
     def clean(
         self,

@@ -13,7 +13,7 @@ from localprobe.engine.full import Answer
 from localprobe.llama.model import Model
 from localprobe.manifest import Manifest
 from localprobe.models import LoadedModel, model_record
-from localprobe.tally import Tally
+from localprobe.tally import Score, Tally
 
 
 def token_records(model: Model, tokens: Sequence[int]) -> list[dict[str, Any]]:
@@ -87,14 +87,19 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
         "seed": manifest.data["experiment"]["seed"],
         "metric": tally.metric,
         "chance": tally.chance,
-        "baseline": {"score": tally.clean.score, "n": tally.clean.n},
-        "used": {"score": tally.baseline.score, "n": tally.baseline.n},
+        "baseline": _mean(tally.clean),
+        "used": _mean(tally.baseline),
         "cut": tally.n_cut,
         "not_finite": tally.n_not_finite,
-        "near_ties": tally.n_near_ties,
+        "near_ties": tally.n_near_ties if tally.knows_near_ties else None,
+        "last_token_only": tally.n_last_token_only,
         "rows": score_records(tally),
         "transitions": {patch: tally.transition(patch) for patch in tally.patches},
     }
+
+
+def _mean(score: Score) -> dict[str, Any]:
+    return {"score": score.score if score.n else None, "n": score.n}
 
 
 def score_records(tally: Tally) -> list[dict[str, Any]]:

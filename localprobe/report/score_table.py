@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from localprobe.interventions import Freeze
 from localprobe.report.terminal import (
     bar,
     column_width,
@@ -33,12 +34,12 @@ def head(tally: Tally, title: str) -> Text:
     of = "" if len(tally.clean_metrics) < 2 else f" {tally.metric}"
     lines = [
         visible(title),
-        f"clean model:{of} {clean.score:.2f} on the {clean.n} examples tried "
+        f"clean model:{of} {_mean(clean)} on the {clean.n} examples tried "
         f"(95 % {_interval(clean)} %)",
-        f"baseline:{of} {used.score:.2f} on the {used.n} examples used",
+        f"baseline:{of} {_mean(used)} on the {used.n} examples used",
     ]
     others = [
-        f"{metric} {tally.baseline_score(metric).score:.2f}"
+        f"{metric} {_mean(tally.baseline_score(metric))}"
         for metric in tally.clean_metrics
         if metric != tally.metric
     ]
@@ -50,12 +51,17 @@ def head(tally: Tally, title: str) -> Text:
         lines.append(f"prompts cut short: {tally.n_cut} of {clean.n}")
     if tally.n_not_finite:
         lines.append(f"left out, since the model's numbers were not finite: {tally.n_not_finite}")
-    if tally.n_near_ties:
+    if not tally.knows_near_ties:
+        lines.append("near ties, which rounding may turn: not measured on this model")
+    elif tally.n_near_ties:
         share = tally.n_near_ties / tally.n_rows
         lines.append(f"near ties, which rounding may turn: {share:.1%} of the answers")
     if SWAP in tally.patches:
         by = "" if len(tally.clean_metrics) < 2 else f" ({tally.swap_metric})"
         lines.append(f"swap: original, modified = whose answer is given{by}")
+        if tally.n_last_token_only:
+            share = tally.n_last_token_only / tally.n_swaps
+            lines.append(f"swap of a word's last token only, for unequal lengths: {share:.0%}")
     return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
 
 
@@ -98,9 +104,12 @@ def _cell(console: Console, tally: Tally, column: Column, layer: int, width: int
 
 def summary(tally: Tally, n_layer: int) -> Text:
     """From which layer on each intervention no longer matters."""
+    if tally.baseline.n == 0:
+        return Text("no example was used, so there is nothing to conclude")
     lines = []
     for patch in tally.patches:
         layer = tally.transition(patch)
+        layers = next(column.layers for column in tally.columns if column.patch == patch)
         if patch == SWAP:
             effect, never = "the original answer wins", "the original answer does not win"
         else:
@@ -109,9 +118,22 @@ def summary(tally: Tally, n_layer: int) -> Text:
         if layer is None:
             lines.append(f"{patch:<8} {never} at any layer shown")
         else:
-            share = layer / n_layer
-            lines.append(f"{patch:<8} {effect} from layer {layer} on ({share:.0%} of depth)")
+            first = Freeze.first_layer if patch == Freeze.name else 0
+            where = f"from layer {layer} on{limits(layer, layers, n_layer, first)}"
+            lines.append(f"{patch:<8} {effect} {where} ({layer / n_layer:.0%} of depth)")
     return Text("\n".join(lines))
+
+
+def limits(layer: int, shown: Sequence[int], n_layer: int, first: int = 0) -> str:
+    """What "from this layer on" lacks where layers below it, from `first` on, or the last ones
+    of the model are not shown.
+    """
+    known = shown[-1] == n_layer - 1 and not layer == shown[0] > first
+    return "" if known else ", as far as shown"
+
+
+def _mean(score: Score) -> str:
+    return f"{score.score:.2f}" if score.n else "–"
 
 
 def _interval(score: Score) -> str:

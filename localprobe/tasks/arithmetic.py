@@ -25,7 +25,6 @@ class Arithmetic:
 
     name = "math"
     metrics = (EXACT_MATCH,)
-    max_tokens = 8
     has_right_answers = True
     max_prompt_tokens = None
     takes = ("template", "digits")
@@ -34,6 +33,8 @@ class Arithmetic:
         digits = 1 if options.digits is None else options.digits
         if not 1 <= digits <= 9:
             raise LocalprobeError(f"--digits must be 1 to 9, not {digits}")
+        # A token a digit, the sum's own too, the space before and what ends the number.
+        self.max_tokens = max(8, digits + 4)
         problems = _problems(digits, np.random.default_rng([options.seed, digits]))
         shots, self._problems = problems[:_N_SHOTS], problems[_N_SHOTS:]
         solved = "".join(f"{problem} = {result}\n" for problem, result in shots)

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from localprobe.errors import LocalprobeError
 from localprobe.tasks import task_by_name
-from localprobe.tasks.base import Example, TaskOptions, can_become, exact_match, fold
+from localprobe.tasks.base import Example, TaskOptions
 from localprobe.tasks.capitals import TEMPLATE, Capitals
+from localprobe.tasks.matching import fold
 
 
 def by_country(template: str | None = None) -> dict[str, Example]:
@@ -89,12 +90,6 @@ def test_an_answer_that_one_of_two_examples_waits_for_is_not_settled() -> None:
 
 def test_a_country_in_the_template_is_left_out_whatever_its_case() -> None:
     assert "Spain" not in by_country("SPAIN: Madrid, {country}:")
-
-
-@given(st.sampled_from(["Paris", "São Tomé", "N'Djamena"]), st.integers(0, 12))
-def test_the_start_of_an_answer_can_become_it(answer: str, cut: int) -> None:
-    assert can_become(f" {answer}"[:cut], [answer])
-    assert exact_match(answer, [answer]) == 1
 
 
 def test_unknown_task_and_bad_template() -> None:

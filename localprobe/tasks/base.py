@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -155,27 +153,3 @@ def chance(task: Task) -> dict[str, float]:
                 totals[metric] += others * score
     n_pairs = len(some) * (len(some) - 1)
     return {metric: total / n_pairs for metric, total in totals.items()}
-
-
-@lru_cache(1 << 14)
-def fold(text: str) -> str:
-    """Letters and digits only, without case or accents: São Tomé -> saotome."""
-    letters = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(c for c in letters if unicodedata.category(c) in ("Ll", "Lo", "Nd"))
-
-
-def exact_match(text: str, answers: Iterable[str]) -> float:
-    """1 when the text up to its first line end is one of the answers, after folding; else 0."""
-    said = fold(text.partition("\n")[0])
-    return float(any(said == fold(answer) for answer in answers))
-
-
-def can_become(text: str, answers: Iterable[str]) -> bool:
-    """Whether a text without a line end so far may still become an exact match."""
-    said = fold(text)
-    return any(fold(answer).startswith(said) for answer in answers)
-
-
-def is_decided(text: str, examples: Sequence[Example]) -> bool:
-    """Whether exact matches of these examples are settled: the line ends, or fits none of them."""
-    return "\n" in text or not any(can_become(text, each.answers) for each in examples)

@@ -6,14 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from localprobe.tasks.base import (
-    EXACT_MATCH,
-    Example,
-    TaskOptions,
-    Template,
-    exact_match,
-    is_decided,
-)
+from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions, Template
+from localprobe.tasks.matching import exact_match, is_decided
 from localprobe.tomlfile import TomlFile
 
 TEMPLATE = "Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of {country}?\nA:"

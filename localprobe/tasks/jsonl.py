@@ -10,14 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from localprobe.errors import LocalprobeError, did_you_mean
-from localprobe.tasks.base import (
-    EXACT_MATCH,
-    Example,
-    TaskOptions,
-    exact_match,
-    fold,
-)
+from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions
 from localprobe.tasks.datafile import read_records
+from localprobe.tasks.matching import exact_match, fold, may_begin, prefix_match
 
 _SWAP_KEYS = ("old", "new", "new_answers")
 _KEYS = ("prompt", "answers", *_SWAP_KEYS)
@@ -27,7 +22,8 @@ PREFIX_MATCH = "prefix_match"
 class Jsonl:
     """Prompts and accepted answers from a file.
 
-    exact_match: the answer is the first line, whatever its case, accents and punctuation.
+    exact_match: the answer is the first line, whatever its case, accents and punctuation, but for
+    what changes the meaning: -5, 3.5, 10 %, C#.
     prefix_match: the answer begins like that, as "Paris, France" does with "Paris".
     Chance: the answer to another one of these prompts.
     """
@@ -60,16 +56,7 @@ class Jsonl:
 
     def is_settled(self, text: str, examples: Sequence[Example]) -> bool:
         """At the line end, or where the text neither begins like an answer nor may come to."""
-        said = fold(text)
-        answers = [fold(answer) for each in examples for answer in each.answers]
-        return "\n" in text or not any(a.startswith(said) or said.startswith(a) for a in answers)
-
-
-def prefix_match(text: str, answers: Sequence[str]) -> float:
-    """1 when the first line begins with an answer, after folding, at the end of a word."""
-    words = text.partition("\n")[0].split()
-    starts = {fold(" ".join(words[:n])) for n in range(1, len(words) + 1)}
-    return float(any(fold(answer) in starts for answer in answers))
+        return not any(may_begin(text, example.answers) for example in examples)
 
 
 def _example(number: int, place: str, record: dict[str, Any]) -> Example:

@@ -1,0 +1,104 @@
+"""Whether what the model said is one of the accepted answers."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from localprobe.tasks.base import Example
+
+_DASHES = dict.fromkeys(map(ord, "‐−–"), "-")
+_PLUS = re.compile(r"(?<![\w+])\+(?=[^\w\s]?\d)")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[,'’ ]\d{3})+(?!\d)")
+_MEANT = re.compile(
+    r"(?<!\w)-(?=[^\w\s]?\d)"  # -5 and -$5, but not the "- 5" of a list
+    r"|(?<![\w.])\.(?=\d)"  # .5
+    r"|(?<=\d)\W+(?=\d)"  # 3.5, 1/2, 2^3, 7:30, 3 5
+    r"|(?<=\w)#|[%‰]"  # C#, 5%
+    r"|(?:(?<=\b\w)|(?<=\b\w\w))-(?!\w)"  # A-, AB-, Cl-
+)
+
+
+@lru_cache(1 << 14)
+def fold(text: str) -> str:
+    """What is compared of an answer: "São Tomé." -> saotome, $1,000 -> $1000, -3.5 % -> -3.5%.
+
+    Case, accents, spaces and punctuation go. What changes the meaning stays: vowel signs and
+    voicing marks, symbols such as + < €, and of punctuation the sign of a number, all that stands
+    between two digits but for separators of thousands, %, and the ends of C# and A-.
+    """
+    text = "".join(c for c in _normal(text) if not _is_accent(c)).translate(_DASHES)
+    text = _PLUS.sub("", re.sub(r"[,.;:]?\s+", " ", text))
+    text = _THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+    kept, end = [], 0
+    for meant in _MEANT.finditer(text):
+        kept += [_bare(text[end : meant.start()]), re.sub(r" ?([^\w\s.]) ?", r"\1", meant[0])]
+        end = meant.end()
+    return "".join([*kept, _bare(text[end:])])
+
+
+def exact_match(text: str, answers: Iterable[str]) -> float:
+    """1 when the text up to its first line end is one of the answers, after folding; else 0."""
+    said = fold(text.partition("\n")[0])
+    return float(any(said == fold(answer) for answer in answers))
+
+
+def prefix_match(text: str, answers: Iterable[str]) -> float:
+    """1 when the first line begins with an answer, after folding, at the end of a word."""
+    words = text.partition("\n")[0].split()
+    starts = {fold(" ".join(words[:n])) for n in range(1, len(words) + 1)}
+    return float(any(fold(answer) in starts for answer in answers))
+
+
+def may_match(text: str, answers: Iterable[str]) -> bool:
+    """Whether a text so far may be, or come to be, an exact match."""
+    said = _letters(text)
+    return "\n" not in text and any(_letters(answer).startswith(said) for answer in answers)
+
+
+def may_begin(text: str, answers: Iterable[str]) -> bool:
+    """Whether a text so far may be, or come to be, a prefix match; a line end settles it."""
+    said = _letters(text)
+    starts = (said.startswith(each) or each.startswith(said) for each in map(_letters, answers))
+    return "\n" not in text and any(starts)
+
+
+def is_decided(text: str, examples: Sequence[Example]) -> bool:
+    """Whether exact matches of these examples are settled: the line ends, or fits none of them."""
+    return not any(may_match(text, example.answers) for example in examples)
+
+
+@lru_cache(1 << 14)
+def _letters(text: str) -> str:
+    """Letters and digits only. Texts that fold alike have the same ones, and a text keeps its own
+    whatever follows it, which does not hold of what it folds to: 10, and 10,000.
+    """
+    return "".join(c for c in _normal(text) if c.isalnum() and not _is_accent(c))
+
+
+def _normal(text: str) -> str:
+    """Lower case and taken apart (NFKD), but for ² and ½, which would become other numbers."""
+    for _ in range(2):  # some letters, 𝐀 for one, have a lower case only once they are taken apart
+        text = "".join(_apart(c) for c in text).casefold()
+    return unicodedata.normalize("NFD", text)
+
+
+def _apart(c: str) -> str:
+    return c if unicodedata.category(c) == "No" else unicodedata.normalize("NFKD", c)
+
+
+def _is_accent(c: str) -> bool:
+    """Accents, Hebrew and Arabic points, variation selectors and modifiers such as the ʻokina,
+    but not vowel signs and voicing marks, which have combining classes of their own.
+    """
+    combining = unicodedata.combining(c)
+    has_class = combining == 1 or 10 <= combining <= 36 or combining >= 200
+    return has_class or "\u02b0" <= c <= "\u02ff" or "\ufe00" <= c <= "\ufe0f"
+
+
+def _bare(text: str) -> str:
+    """Without spaces, punctuation and the like of ` and ^."""
+    kinds = ("Sm", "Sc", "So", "Mn", "Mc")
+    return "".join(c for c in text if c.isalnum() or unicodedata.category(c) in kinds)

@@ -145,12 +145,11 @@ def show_swap(result: api.Swap, n_layer: int) -> None:
     old, new, plan = result.old, result.new, result.plan
     console = stdout_console()
     console.print(Text(f"prompt: {visible(result.prompt)}"))
-    for word, answer, name in (
-        (old, result.original, "original"),
-        (new, result.modified, "modified"),
-    ):
-        first_line = answered(answer.text.partition("\n")[0])
-        console.print(Text.assemble(f"  with {visible(word)}: ", first_line, f" ({name})"))
+    texts = [result.original.text, result.modified.text]
+    first_lines = [text.partition("\n")[0] for text in texts]
+    shown = texts if first_lines[0] == first_lines[1] else first_lines
+    for word, text, name in zip((old, new), shown, ("original", "modified"), strict=True):
+        console.print(Text.assemble(f"  with {visible(word)}: ", answered(text), f" ({name})"))
     if not is_word(old, result.prompt):
         console.print(Text(f"  note: {visible(old)} is a part of a longer word of the prompt"))
     how = (
@@ -160,11 +159,11 @@ def show_swap(result: api.Swap, n_layer: int) -> None:
     )
     console.print(Text(f"  swapped {how}, at {', '.join(map(str, plan.at))}"))
     console.print(swap_table(console, result.rows, old, new))
-    flip, shown = result.flip_layer, [row.layer for row in result.rows]
+    flip, layers = result.flip_layer, [row.layer for row in result.rows]
     console.print(
         Text(
             f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on the "
-            f"prompt's own {visible(old)} wins{limits(flip, shown, n_layer)}"
+            f"prompt's own {visible(old)} wins{limits(flip, layers, n_layer)}"
             if flip is not None
             else f"no flip: at the last layer shown {visible(new)} still wins",
             style="bold",
@@ -266,6 +265,12 @@ def run_and_show(
     with api.RunningSweep(
         model, experiment, out, batch=batch or None, recipe=recipe_name, keep=False
     ) as running:
+        task, most = running.sweep.task, experiment.max_tokens
+        if task.has_right_answers and most is not None and most < task.max_tokens:
+            say(
+                f"note: {task.name} takes up to {task.max_tokens} tokens for an answer; one that "
+                f"--max-tokens {most} cuts short counts as it stands"
+            )
         if json:
             run_with_bar(running.sweep, running.rows())
         else:

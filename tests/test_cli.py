@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 import tiny
 from helps import COMMANDS, EXAMPLE
 
+from localprobe.api import Model, swap
 from localprobe.cli import main
+from localprobe.commands import show_swap
 from localprobe.errors import ModelError
 from localprobe.llama.check import check
 
@@ -129,6 +132,28 @@ def test_swap_says_how_unequal_words_were_swapped(run: Run) -> None:
     _, unequal, _ = run("swap", TEXT, "Chad", "Benin")
     assert "swapped token for token, at 3, 4, 5, 6" in equal
     assert "last token of the word only" in " ".join(unequal.split())
+
+
+def test_answers_that_begin_with_the_same_line_are_shown_whole(
+    tiny_file: Callable[[str], Path], own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Model(str(tiny_file("llama"))) as model:
+        found = swap(model, "in Chad now\nand:", "Chad", "Mali", max_tokens=2)
+        for texts, shown in (
+            (("a\nb", "a\nc"), ("a\\nb", "a\\nc")),
+            (("a\nb", "c\nb"), ("a", "c")),
+        ):
+            answers = (replace(found.original, text=text) for text in texts)
+            show_swap(replace(found, original=next(answers), modified=next(answers)), 4)
+            out = capsys.readouterr().out
+            assert f"with Chad: {shown[0]} (original)" in out
+            assert f"with Mali: {shown[1]} (modified)" in out
+
+
+def test_answers_that_may_be_cut_short_are_said(run: Run) -> None:
+    sweep = ("sweep", "--task", "math", "--all-examples", "-n", "2", "-p", "skip")
+    assert "--max-tokens 2 cuts short" in run(*sweep, "--max-tokens", "2")[2]
+    assert "cuts short" not in run(*sweep)[2]
 
 
 def test_sweep_json(run: Run) -> None:

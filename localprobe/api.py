@@ -269,6 +269,7 @@ class RunningSweep:
         if out is not None:
             self._folder = RunFolder.open(out, self.manifest)
             self.manifest = self._folder.manifest
+            self.sweep.tally.knows_near_ties = self.manifest.noise is not None
             self.sweep.go_on_from(self._folder.known)
 
     def __enter__(self) -> RunningSweep:

@@ -38,7 +38,7 @@ from localprobe.report.terminal import (
     with_bar,
 )
 from localprobe.sweeping import NothingToProbeError
-from localprobe.tally import Tally
+from localprobe.tally import SWAP, Tally
 from localprobe.words import is_word
 
 _GO_ON = "what is done is in {0}; to go on, run it again with --out {0}"
@@ -162,8 +162,8 @@ def show_swap(result: api.Swap, n_layer: int) -> None:
     flip, layers = result.flip_layer, [row.layer for row in result.rows]
     console.print(
         Text(
-            f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on the "
-            f"prompt's own {visible(old)} wins{limits(flip, layers, n_layer)}"
+            f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on {visible(old)} wins"
+            f"{limits(SWAP, flip, layers, n_layer)}"
             if flip is not None
             else f"no flip: at the last layer shown {visible(new)} still wins",
             style="bold",

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -38,7 +38,9 @@ _IDENTITY = (
     "devices",
     "batch",
 )
-"""What two runs must have in common for their rows to be the same."""
+"""What two runs must have in common for their rows to be the same. localprobe: the version, which
+is another one as soon as answers are scored or marked in another way.
+"""
 
 Cell = tuple[str, int]
 
@@ -79,14 +81,19 @@ class Manifest:
         part = "" if shard == str(WHOLE) else f" · shard {shard}"
         return f"{self.task} · {described(self.data['model'])}{part}"
 
+    @property
+    def noise(self) -> float | None:
+        """What near ties are marked by; None where that was not measured on all machines."""
+        # Once every run was measured, and did not say how it was.
+        return self.data.get("noise", 0.0)  # type: ignore[no-any-return]
+
     def empty_tally(self) -> Tally:
         return Tally(
             self.columns,
             self.data["metric"],
             self.data["chance"],
             self.data.get("swap_metric"),
-            # Once every run was measured, and did not say how it was.
-            knows_near_ties=self.data.get("noise", 0.0) is not None,
+            knows_near_ties=self.noise is not None,
         )
 
 
@@ -175,6 +182,12 @@ class _DamagedError(Exception):
 _NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
 _MOST_LAYERS = 512
 _DEEPEST = 5
+
+
+def joint_noise(manifests: Iterable[Manifest]) -> float | None:
+    """That of rows which come from several machines."""
+    noises = [manifest.noise for manifest in manifests]
+    return None if None in noises else max(noise for noise in noises if noise is not None)
 
 
 def _check(data: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from localprobe.cache import write_atomically
 from localprobe.errors import LocalprobeError
-from localprobe.manifest import Manifest, differences, write_manifest
+from localprobe.manifest import Manifest, differences, joint_noise, write_manifest
 from localprobe.results import Run, read_run
 from localprobe.rows import Row, to_json
 from localprobe.run_folder import ROWS, is_ours
@@ -59,6 +59,7 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
             f"the shards hold {len(examples)} examples and not the {tried} that were tried"
         )
     data = deepcopy(first.manifest.data)
+    data["noise"] = joint_noise(run.manifest for run in runs)
     data["experiment"]["shard"] = str(WHOLE) if not missing else "+".join(shards)
     data["started"] = min(run.manifest.data["started"] for run in runs)
     data["ended"] = max(run.manifest.data["ended"] for run in runs)

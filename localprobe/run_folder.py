@@ -21,6 +21,7 @@ from localprobe.manifest import (
     Cell,
     Manifest,
     differences,
+    joint_noise,
     now,
     read_manifest,
     write_manifest,
@@ -92,6 +93,10 @@ class RunFolder:
                 raise LocalprobeError(
                     f"{path} holds another run: {'; '.join(differing)}; choose another --out"
                 )
+            noise = joint_noise([found, manifest])
+            if noise != found.noise and not found.data["ended"]:
+                found.data["noise"] = noise
+                write_manifest(path, found)
             manifest = found
             known, length = read_rows(path, manifest)
             _truncate(path / ROWS, length)

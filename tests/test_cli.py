@@ -184,7 +184,7 @@ def test_sweep_table(run: Run) -> None:
     assert ESCAPE not in out
     assert "clean model: 0.00 on the 2 examples tried (95 % 0–66 %)" in out
     assert re.search(r"^ +2  0\.00", out, re.MULTILINE)
-    assert re.search(r"^freeze +the score", out, re.MULTILINE)
+    assert re.search(r"^freeze +there is nothing to lose", out, re.MULTILINE)
 
 
 def test_sweep_without_a_right_answer_is_a_problem_found(run: Run) -> None:

@@ -28,6 +28,11 @@ SAME = [
     ("❤️", "❤"),
     ("شُكْرًا", "شكرا"),
     ("COVID-19", "covid 19"),
+    ("10 %", "10%"),
+    ("1 / 2", "1/2"),
+    ("- Paris", "Paris"),
+    ("5. 3", "5 3"),
+    ("10,000 - 5", "10000-5"),
 ]
 OTHER = [
     ("-5", "5"),
@@ -51,6 +56,18 @@ OTHER = [
     ("A-", "A"),
     ("AB-", "AB"),
     ("<", ">"),
+    ("1e-5", "1e5"),
+    ("5, 100", "5100"),
+    ("1, 200, 300", "1200300"),
+    ("-½", "½"),
+    ("-$.5", "$.5"),
+    ("-π", "π"),
+    ("-∞", "∞"),
+    ("-x", "x"),
+    ("a != b", "a = b"),
+    ("a ≠ b", "a = b"),
+    ("x^2", "x2"),
+    ("a/b", "ab"),
     ("कि", "का"),
     ("ที่", "ทำ"),
     ("が", "か"),
@@ -69,6 +86,30 @@ def test_another_answer(one: str, other: str) -> None:
     assert exact_match(other, [one]) == exact_match(one, [other]) == 0
     assert prefix_match(other, [one]) == 0
     assert exact_match(one, [one]) == exact_match(other, [other]) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "right"),
+    [
+        ("Paris, France", "Paris", True),
+        ("Paris - the city", "Paris", True),
+        ("5 apples", "5", True),
+        ("5, 6 and 7", "5", True),
+        ("$5 (about)", "$5", True),
+        ("Parisian", "Paris", False),
+        ("10 %", "10", False),
+        ("1 000 000", "1", False),
+        ("1 000 000", "1000", False),
+        ("1 / 2", "1", False),
+        ("3 : 1", "3", False),
+        ("5 - 3", "5", False),
+        ("3.5 apples", "3", False),
+    ],
+)
+def test_an_answer_ends_where_a_word_does_and_not_inside_a_number(
+    said: str, answer: str, right: bool
+) -> None:
+    assert prefix_match(said, [answer]) == right
 
 
 TEXTS = st.one_of(st.text(max_size=12), st.text("019aA.,-−+ /%#²½é'\n\u0301\u3099か", max_size=12))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,21 @@ def test_exports_hold_every_score(tiny_run: Command, command: Command) -> None:
     ]
 
 
+def test_answers_with_any_kind_of_line_end_are_one_record(
+    tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--out", "one")
+    (file,) = Path("one").rglob("rows.jsonl")
+    text = re.sub(
+        r'"answer":"[^"]*', r'"answer":"a\\rb\\r\\nc\\n', file.read_text(encoding="utf-8")
+    )
+    file.write_text(text, encoding="utf-8")
+    answers = command("export", "one", "--rows")[1]
+    found = list(csv.DictReader(io.StringIO(answers, newline="")))
+    assert len(found) == len(text.splitlines())
+    assert {each["answer"] for each in found} == {"a\rb\r\nc\n"}
+
+
 def test_compare_shows_how_the_transition_moves(tiny_run: Command, command: Command) -> None:
     tiny_run("--out", "one")
     tiny_run("--out", "two", model="qwen2")
@@ -271,7 +287,8 @@ def test_nothing_is_concluded_from_no_examples(tiny_run: Command, command: Comma
 
 
 @pytest.mark.parametrize(
-    ("layers", "known"), [("0:", True), ("3:", False), ("0:3", False), ("1:", False)]
+    ("layers", "known"),
+    [("0:", True), ("3:", False), ("0:3", False), ("1:", False), ("0,3", False)],
 )
 def test_what_is_not_shown_is_not_claimed(
     layers: str, known: bool, tiny_run: Command, command: Command
@@ -281,7 +298,12 @@ def test_what_is_not_shown_is_not_claimed(
     text = re.sub(r'"(exact_match|f1)":[0-9.]+', r'"\1":1.0', rows.read_text(encoding="utf-8"))
     rows.write_text(text, encoding="utf-8")
     shown = " ".join(command("show", "one")[1].split())
-    assert f"from layer {layers[0]} on{'' if known else ', as far as shown'} (" in shown
+    limit = "" if known else ", as far as shown"
+    assert re.search(rf"from layer {layers[0]} on \(\d+% of depth\){limit}( |$)", shown)
+    shutil.copytree("one", "two")
+    compared = command("compare", "one", "two")[1]
+    assert compared.count(f"transition at layer {layers[0]} (") == 2
+    assert compared.count(", as far as shown") == (0 if known else 2)
 
 
 def test_a_run_of_before_noise_was_written_down(tiny_run: Command, command: Command) -> None:

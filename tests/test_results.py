@@ -332,6 +332,30 @@ def test_shards_whose_clean_models_differ_are_not_joined(
         merge([one, made(2)], tmp_path / "joined")
 
 
+def test_near_ties_of_machines_that_measured_otherwise(model: Model, tmp_path: Path) -> None:
+    def noise(out: Path) -> object:
+        return json.loads((out / MANIFEST).read_text(encoding="utf-8"))["noise"]
+
+    def rewrite(out: Path, **changes: object) -> None:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        (out / MANIFEST).write_text(json.dumps({**manifest, **changes}), encoding="utf-8")
+
+    shards = [tmp_path / "1", tmp_path / "2"]
+    for number, shard in enumerate(shards, 1):
+        run(model, Experiment(**{**vars(BASE), "shard": Shard(number, 2)}), shard)
+    measured = noise(shards[0])
+    for other, joint in ((99.0, 99.0), (None, None)):
+        rewrite(shards[0], noise=other)
+        assert noise(merge(shards, tmp_path / f"joined {other}").path) == joint
+        assert noise(merge(shards[::-1], tmp_path / f"reversed {other}").path) == joint
+        # The same of a run that is begun on one machine and gone on with on another.
+        rewrite(shards[0], ended=None)
+        run(model, Experiment(**{**vars(BASE), "shard": Shard(1, 2)}), shards[0])
+        assert noise(shards[0]) == joint
+        assert load_run(shards[0]).tally.knows_near_ties == (joint is not None)
+    assert measured is not None
+
+
 def test_merging_in_steps(model: Model, tmp_path: Path) -> None:
     run(model, BASE, tmp_path / "whole")
     for number in (1, 2, 3):

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from localprobe.errors import LocalprobeError
+from localprobe.report.score_table import limits
 from localprobe.report.terminal import bar, column_width, heat, layer_table, speaks_unicode, visible
 from localprobe.results import Run
 from localprobe.tally import ORIGINAL, SWAP
@@ -150,6 +151,9 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
         where = "no transition" if transition is None else f"transition at layer {transition}"
         share = "" if transition is None else f" ({transition / run.manifest.n_layer:.0%} of depth)"
         moved = "" if number == 1 or shift is None else f", {shift:+d} against [1]"
+        if transition is not None:
+            shown = comparison.common_layers
+            share += limits(comparison.patch, transition, shown, run.manifest.n_layer)
         endings.append(Text(f"[{number}] {where}{share}{moved}"))
     if not comparison.common_layers:
         endings = [Text("no layer is in all of these runs, so no transitions can be compared")]

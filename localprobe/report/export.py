@@ -24,7 +24,10 @@ def exported(runs: Sequence[Run], form: str, *, rows: bool) -> str:
     names = list(dict.fromkeys(name for record in records for name in record))
     if form == "csv":
         text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
+        # Quotes around all texts: before Python 3.13, a lone \r would get none, and end a row.
+        writer = csv.DictWriter(
+            text, names, lineterminator="\n", restval="", quoting=csv.QUOTE_NONNUMERIC
+        )
         writer.writeheader()
         writer.writerows(records)
         return text.getvalue()

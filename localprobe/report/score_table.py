@@ -111,25 +111,26 @@ def summary(tally: Tally, n_layer: int) -> Text:
         layer = tally.transition(patch)
         layers = next(column.layers for column in tally.columns if column.patch == patch)
         if patch == SWAP:
-            effect, never = "the original answer wins", "the original answer does not win"
+            effect, never = "the original wins", "the original does not win"
         else:
-            effect = f"the score stays ≥ {KEPT:.0%} of the baseline"
+            effect = f"≥ {KEPT:.0%} of the baseline"
             never = f"the score does not stay ≥ {KEPT:.0%} of the baseline"
-        if layer is None:
+        if patch != SWAP and tally.baseline.score == 0:
+            lines.append(f"{patch:<8} there is nothing to lose: the baseline is 0")
+        elif layer is None:
             lines.append(f"{patch:<8} {never} at any layer shown")
         else:
-            first = Freeze.first_layer if patch == Freeze.name else 0
-            where = f"from layer {layer} on{limits(layer, layers, n_layer, first)}"
-            lines.append(f"{patch:<8} {effect} {where} ({layer / n_layer:.0%} of depth)")
+            where = f"from layer {layer} on ({layer / n_layer:.0%} of depth)"
+            where += limits(patch, layer, layers, n_layer)
+            lines.append(f"{patch:<8} {effect} {where}")
     return Text("\n".join(lines))
 
 
-def limits(layer: int, shown: Sequence[int], n_layer: int, first: int = 0) -> str:
-    """What "from this layer on" lacks where layers below it, from `first` on, or the last ones
-    of the model are not shown.
-    """
-    known = shown[-1] == n_layer - 1 and not layer == shown[0] > first
-    return "" if known else ", as far as shown"
+def limits(patch: str, layer: int, shown: Sequence[int], n_layer: int) -> str:
+    """What "from this layer on" lacks where not all later ones, or not the one below, are shown."""
+    first = Freeze.first_layer if patch == Freeze.name else 0
+    needed = range(max(layer - 1, first), n_layer)
+    return "" if set(needed) <= set(shown) else ", as far as shown"
 
 
 def _mean(score: Score) -> str:

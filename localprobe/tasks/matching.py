@@ -12,10 +12,12 @@ from localprobe.tasks.base import Example
 _DASHES = dict.fromkeys(map(ord, "‐−–"), "-")
 _PLUS = re.compile(r"(?<![\w+])\+(?=[^\w\s]?\d)")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[,'’ ]\d{3})+(?!\d)")
+_OPERATOR = re.compile(r"(?<=\d) ?([-+*/×÷=<>^:]+) ?(?=[-\d])|(?<=\d) (?=[%‰°])")
 _MEANT = re.compile(
-    r"(?<!\w)-(?=[^\w\s]?\d)"  # -5 and -$5, but not the "- 5" of a list
+    r"(?<!\w)-(?=[^\w\s]{0,2}\d|\w\b|∞)"  # -5, -$.5, -½ and -x, but not the "- 5" of a list
     r"|(?<![\w.])\.(?=\d)"  # .5
-    r"|(?<=\d)\W+(?=\d)"  # 3.5, 1/2, 2^3, 7:30, 3 5
+    r"|(?<=\d)\W+(?=\d)|(?<=\de)-(?=\d)"  # 3.5, 1/2, 7:30, 3 5, 1e-5
+    r"|(?<=\w)\^(?=\w)|(?<=\b\w)/(?=\w\b)|!(?==)"  # x^2, a/b, !=
     r"|(?<=\w)#|[%‰]"  # C#, 5%
     r"|(?:(?<=\b\w)|(?<=\b\w\w))-(?!\w)"  # A-, AB-, Cl-
 )
@@ -29,14 +31,7 @@ def fold(text: str) -> str:
     voicing marks, symbols such as + < €, and of punctuation the sign of a number, all that stands
     between two digits but for separators of thousands, %, and the ends of C# and A-.
     """
-    text = "".join(c for c in _normal(text) if not _is_accent(c)).translate(_DASHES)
-    text = _PLUS.sub("", re.sub(r"[,.;:]?\s+", " ", text))
-    text = _THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
-    kept, end = [], 0
-    for meant in _MEANT.finditer(text):
-        kept += [_bare(text[end : meant.start()]), re.sub(r" ?([^\w\s.]) ?", r"\1", meant[0])]
-        end = meant.end()
-    return "".join([*kept, _bare(text[end:])])
+    return _folded(_joined(text))
 
 
 def exact_match(text: str, answers: Iterable[str]) -> float:
@@ -47,8 +42,8 @@ def exact_match(text: str, answers: Iterable[str]) -> float:
 
 def prefix_match(text: str, answers: Iterable[str]) -> float:
     """1 when the first line begins with an answer, after folding, at the end of a word."""
-    words = text.partition("\n")[0].split()
-    starts = {fold(" ".join(words[:n])) for n in range(1, len(words) + 1)}
+    words = _joined(text.partition("\n")[0]).split()
+    starts = {_folded(" ".join(words[:n])) for n in range(1, len(words) + 1)}
     return float(any(fold(answer) in starts for answer in answers))
 
 
@@ -78,6 +73,22 @@ def _letters(text: str) -> str:
     return "".join(c for c in _normal(text) if c.isalnum() and not _is_accent(c))
 
 
+def _joined(text: str) -> str:
+    """Without accents, and without spaces inside of numbers: 10 %, 1 000, 1 / 2."""
+    text = "".join(c for c in _normal(text) if not _is_accent(c)).translate(_DASHES)
+    text = _THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+    text = re.sub(r"(?:(?<=\w)[,.;:])?\s+", " ", text)
+    return _OPERATOR.sub(r"\1", text)
+
+
+def _folded(text: str) -> str:
+    text, kept, end = _PLUS.sub("", text), list[str](), 0
+    for meant in _MEANT.finditer(text):
+        kept += [_bare(text[end : meant.start()]), meant[0]]
+        end = meant.end()
+    return "".join([*kept, _bare(text[end:])])
+
+
 def _normal(text: str) -> str:
     """Lower case and taken apart (NFKD), but for ² and ½, which would become other numbers."""
     for _ in range(2):  # some letters, 𝐀 for one, have a lower case only once they are taken apart
@@ -91,10 +102,11 @@ def _apart(c: str) -> str:
 
 def _is_accent(c: str) -> bool:
     """Accents, Hebrew and Arabic points, variation selectors and modifiers such as the ʻokina,
-    but not vowel signs and voicing marks, which have combining classes of their own.
+    but neither vowel signs and voicing marks, which have combining classes of their own, nor the
+    stroke of ≠.
     """
     combining = unicodedata.combining(c)
-    has_class = combining == 1 or 10 <= combining <= 36 or combining >= 200
+    has_class = (combining == 1 and c != "\u0338") or 10 <= combining <= 36 or combining >= 200
     return has_class or "\u02b0" <= c <= "\u02ff" or "\ufe00" <= c <= "\ufe0f"
 
 

@@ -270,7 +270,11 @@ class RunningSweep:
             self._folder = RunFolder.open(out, self.manifest)
             self.manifest = self._folder.manifest
             self.sweep.tally.knows_near_ties = self.manifest.noise is not None
-            self.sweep.go_on_from(self._folder.known)
+            try:
+                self.sweep.go_on_from(self._folder.known)
+            except BaseException:
+                self._folder.close()
+                raise
 
     def __enter__(self) -> RunningSweep:
         return self

@@ -21,6 +21,7 @@ _MOST_KEYS = 1 << 16
 _MOST_TENSORS = 1 << 17
 _MOST_STRINGS = 1 << 22
 _LONGEST_NAME = 63
+_LONGEST_TOKEN = 1 << 12
 _MOST_ELEMENTS = 2**63 - 1
 
 _UINT32, _STRING, _ARRAY = 4, 8, 9
@@ -287,6 +288,9 @@ def _check_tokens(metadata: dict[str, Scalar | Array], embedding: Tensor | None)
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, Array):
         return
+    longest = max(map(len, tokens.strings), default=0)
+    if longest > _LONGEST_TOKEN:
+        _broken(f"it has a token of {longest} bytes, which is no token of a language")
     for name in ("scores", "token_type"):
         other = metadata.get(f"tokenizer.ggml.{name}")
         if isinstance(other, Array) and other.count < tokens.count:

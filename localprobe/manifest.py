@@ -42,6 +42,9 @@ _IDENTITY = (
 is another one as soon as answers are scored or marked in another way.
 """
 
+_DERIVED = ("columns", "metric", "swap_metric", "chance")
+"""What follows from the experiment, and is written down for those who only read."""
+
 Cell = tuple[str, int]
 
 
@@ -182,6 +185,11 @@ class _DamagedError(Exception):
 _NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
 _MOST_LAYERS = 512
 _DEEPEST = 5
+
+
+def contradictions(one: Manifest, other: Manifest) -> list[str]:
+    """What must be alike in runs without `differences`, and is not: one was changed by hand."""
+    return [key for key in _DERIVED if one.data.get(key) != other.data.get(key)]
 
 
 def joint_noise(manifests: Iterable[Manifest]) -> float | None:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from localprobe.cache import write_atomically
 from localprobe.errors import LocalprobeError
-from localprobe.manifest import Manifest, differences, joint_noise, write_manifest
+from localprobe.manifest import (
+    Manifest,
+    contradictions,
+    differences,
+    joint_noise,
+    write_manifest,
+)
 from localprobe.results import Run, read_run
 from localprobe.rows import Row, to_json
 from localprobe.run_folder import ROWS, is_ours
@@ -37,6 +43,8 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
                     f"{first.path} {count} {one} examples, {run.path} {other}: their clean models "
                     "answer differently, so they are not shards of one run"
                 )
+        for key in contradictions(first.manifest, run.manifest):
+            raise LocalprobeError(f"{run.path} and {first.path} contradict each other: {key}")
     examples: dict[int, tuple[Path, list[Row]]] = {}
     for path, run in zip(paths, runs, strict=True):
         for number, rows in _by_example(run.rows).items():

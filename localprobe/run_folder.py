@@ -20,6 +20,7 @@ from localprobe.manifest import (
     MANIFEST,
     Cell,
     Manifest,
+    contradictions,
     differences,
     joint_noise,
     now,
@@ -93,6 +94,11 @@ class RunFolder:
                 raise LocalprobeError(
                     f"{path} holds another run: {'; '.join(differing)}; choose another --out"
                 )
+            for key in contradictions(found, manifest):
+                raise LocalprobeError(
+                    f"{path / MANIFEST} is damaged: its {key} cannot be that of this experiment; "
+                    "choose another --out"
+                )
             noise = joint_noise([found, manifest])
             if noise != found.noise and not found.data["ended"]:
                 found.data["noise"] = noise
@@ -116,12 +122,18 @@ class RunFolder:
 
         At the end the manifest gets its end time, and how much there was of what.
         """
-        have = {row.example for row in self.known}
+        known = deque(dict.fromkeys(row.example for row in self.known))
+        have = set(known)
         order: deque[int] = deque()
         clean: dict[int, Row] = {}
         cells: dict[int, dict[Cell, Row]] = {}
         n_rows = len(self.known)
         for row in sweep.run():
+            if row is not None and row.patch == CLEAN and known:
+                # What is there must be the beginning of this run, and nothing else.
+                if row.example != known[0]:
+                    break
+                known.popleft()
             if row is not None and row.example not in have:
                 n_rows += 1
                 if row.patch == CLEAN:
@@ -134,6 +146,11 @@ class RunFolder:
                     number = order.popleft()
                     self._write(clean.pop(number), cells.pop(number))
             yield row
+        if known:
+            raise LocalprobeError(
+                f"{self.path / ROWS} is damaged: it holds example {known[0]} in a place where this "
+                "run has another one; choose another --out"
+            )
         if not self.manifest.data["ended"]:
             counts = {"rows": n_rows, "tried": sweep.tried, "used": sweep.used}
             self.manifest.data.update(ended=now(), counts=counts)
@@ -145,7 +162,12 @@ class RunFolder:
 
     def _write(self, clean: Row, cells: dict[Cell, Row]) -> None:
         rows = [clean, *(cells[cell] for cell in self._cells if clean.used)]
-        left = "".join(to_json(row) + "\n" for row in rows).encode(errors="backslashreplace")
+        lines = [(to_json(row) + "\n").encode(errors="backslashreplace") for row in rows]
+        if max(map(len, lines)) >= _LONGEST_LINE:
+            raise LocalprobeError(
+                f"an answer to example {clean.example} is too long to write; lower --max-tokens"
+            )
+        left = b"".join(lines)
         with _writing(self.path):
             while left:
                 left = left[self._file.write(left) :]

@@ -8,7 +8,7 @@ relative to what the model knows.
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
@@ -98,7 +98,17 @@ class Sweep:
     def go_on_from(self, known: Iterable[Row]) -> None:
         """Before `run`: rows of whole examples, which need not be computed again."""
         for row in known:
+            if row.patch == CLEAN and row.used != (
+                not row.not_finite and self._is_used(row.scores)
+            ):
+                raise LocalprobeError(
+                    f"the rows that are there are not of this run: example {row.example} "
+                    f"{'is' if row.used else 'is not'} used there; choose another --out"
+                )
             self._known[row.example].append(row)
+
+    def _is_used(self, scores: Mapping[str, float]) -> bool:
+        return self._all or scores[self.metric] > 0
 
     def _check_examples(self) -> None:
         """Raise LocalprobeError for an example that could not be done, before any is begun."""
@@ -231,7 +241,7 @@ class Sweep:
             answer=run.answer.text,
             scores=scores,
             top=top_tokens(self._engine.model, run.answer.logits),
-            used=self._all or scores[self.metric] > 0,
+            used=self._is_used(scores),
             cut=self._cut(example) is not example,
             near_tie=self._is_near_tie(run.answer),
         )

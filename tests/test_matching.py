@@ -112,6 +112,14 @@ def test_an_answer_ends_where_a_word_does_and_not_inside_a_number(
     assert prefix_match(said, [answer]) == right
 
 
+def test_what_is_said_may_be_long() -> None:
+    """It took hours: every beginning of a line was compared in full."""
+    assert prefix_match("b " * 200_000, ["b", "x"]) == 1
+    assert prefix_match("< " * 200_000, ["<<<x", "b" * 50]) == 0
+    assert prefix_match("Paris" + "ian" * 1000, ["Paris"]) == 0
+    assert prefix_match("a" * 99 + " b" * 1000, ["a" * 99]) == 1
+
+
 TEXTS = st.one_of(st.text(max_size=12), st.text("019aA.,-−+ /%#²½é'\n\u0301\u3099か", max_size=12))
 ANSWERS = st.lists(st.one_of(TEXTS, st.sampled_from([each for pair in SAME for each in pair])))
 

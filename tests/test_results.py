@@ -332,6 +332,55 @@ def test_shards_whose_clean_models_differ_are_not_joined(
         merge([one, made(2)], tmp_path / "joined")
 
 
+def test_what_this_run_would_not_have_written_is_not_gone_on_from(
+    model: Model, tmp_path: Path
+) -> None:
+    run(model, BASE, tmp_path / "whole")
+    lines = rows(tmp_path / "whole").decode().splitlines(keepends=True)
+    manifest = json.loads((tmp_path / "whole" / MANIFEST).read_text(encoding="utf-8"))
+    columns = [{**column, "layers": [1]} for column in manifest["columns"]]
+    foreign = [line.replace('"example":0,', '"example":180,') for line in lines[:7]]
+    unused = lines[0].replace('"layer":null,', '"layer":null,"used":false,')
+    tampered: list[tuple[list[str], dict[str, object], str]] = [
+        (lines[:7] + lines[14:21], {}, "holds example 2 in a place where this run has another"),
+        (foreign, {}, "holds example 180 in a place where this run has another"),
+        (lines[:7] + foreign, {}, "holds example 180 in a place where this run has another"),
+        ([unused], {}, "example 0 is not used there"),
+        (lines[:7], {"chance": {"exact_match": 0.9}}, "its chance cannot be"),
+        ([], {"columns": columns}, "its columns cannot be"),
+    ]
+    assert unused != lines[0]
+    for number, (there, changes, message) in enumerate(tampered):
+        out = tmp_path / str(number)
+        out.mkdir()
+        text = json.dumps({**manifest, "ended": None, "counts": None, **changes})
+        (out / MANIFEST).write_text(text, encoding="utf-8")
+        (out / ROWS).write_text("".join(there), encoding="utf-8", newline="\n")
+        before = rows(out)
+        with pytest.raises(LocalprobeError, match=message):
+            run(model, BASE, out)
+        assert rows(out) == before
+
+
+def test_shards_that_contradict_each_other_are_not_joined(model: Model, tmp_path: Path) -> None:
+    for number in (1, 2):
+        run(model, Experiment(**{**vars(BASE), "shard": Shard(number, 2)}), tmp_path / str(number))
+    manifest = json.loads((tmp_path / "2" / MANIFEST).read_text(encoding="utf-8"))
+    manifest["chance"] = {"exact_match": 0.9}
+    (tmp_path / "2" / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(LocalprobeError, match="contradict each other: chance"):
+        merge([tmp_path / "1", tmp_path / "2"], tmp_path / "joined")
+
+
+def test_an_answer_too_long_to_be_read_back_is_not_written(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localprobe.run_folder._LONGEST_LINE", 100)
+    with pytest.raises(LocalprobeError, match="answer to example 0 is too long"):
+        run(model, BASE, tmp_path / "out")
+    assert rows(tmp_path / "out") == b""
+
+
 def test_near_ties_of_machines_that_measured_otherwise(model: Model, tmp_path: Path) -> None:
     def noise(out: Path) -> object:
         return json.loads((out / MANIFEST).read_text(encoding="utf-8"))["noise"]

@@ -261,6 +261,11 @@ def test_articles_from_a_file(kind: str, tmp_path: Path) -> None:
         ("a.jsonl", '{"article": "x"}', "line 1: 'highlights' is missing"),
         ("a.jsonl", '{"article": "x", "highlights": "y"}\n{', "line 2: not valid JSON"),
         ("a.jsonl", "[" * 100_000, "line 1: not valid JSON"),
+        (
+            "a.jsonl",
+            f'{{{"".join(f"{chr(34)}k{i}{chr(34)}:1," for i in range(50_000))}"k7":2}}',
+            "the key 'k7' is there twice",
+        ),
         ("a.jsonl", "3", "line 1: not a JSON object"),
         ("a.csv", "article,high\n1,2", "line 2: 'highlights' is missing"),
         ("a.parquet", "no", "parquet"),

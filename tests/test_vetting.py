@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,28 @@ def test_what_kills_llama_kills_only_the_trial(
     monkeypatch.setattr(vetting, "run_child", hangs)
     with pytest.raises(ModelError, match="did not come to an end"):
         models.find(str(tiny_file("llama")))
+
+
+@pytest.mark.parametrize("letter", ["1", "!", "a", "漢", " "])
+def test_a_tokenizer_that_recurses_for_every_character(
+    letter: str, tiny_file: Callable[[str], Path], own_cache: Path, tmp_path: Path
+) -> None:
+    """llama.cpp reads these tokenizers' patterns by std::regex, which overflowed the stack."""
+
+    def change(data: bytearray) -> None:
+        _, key = place(data, b"tokenizer.ggml.pre")
+        start, end = place(data[key:], b"gpt-2")
+        data[key + start : key + end] = b"bloom"
+
+    model = spoilt(tiny_file("llama"), change, tmp_path)
+    prompt = tmp_path / "prompt.txt"
+    for length, message in ((150_000, "the context holds"), (500_001, "far too long|in a row")):
+        prompt.write_text("b" + length * letter, encoding="utf-8")
+        command = [sys.executable, "-m", "localprobe", "probe", f"@{prompt}", "-m", str(model)]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
+        assert done.returncode == 2, done.stderr[-500:]
+        assert done.stderr.count("\n") == 1
+        assert re.search(message, done.stderr)
 
 
 def test_a_good_file_is_tried_once(

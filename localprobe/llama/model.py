@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,15 @@ from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
+from localprobe.llama.stack import with_stack
 from localprobe.memory import check_fits
 
 GGUF_MAGIC = b"GGUF"
 _CONTEXT_STEP = 256
 _LONG_TEXT, _LONG_TOKEN = 1 << 20, 64
+# For some tokenizers llama.cpp uses std::regex, which calls itself for every character in a row:
+# each takes some 300 bytes of the stack, which is 1 MB on Windows.
+_SHORT_RUN, _LONGEST_RUN = 1_000, 500_000
 _LOG_LEVEL_ERROR = 4
 
 _log: list[str] = []
@@ -161,14 +166,27 @@ class Model:
             raise LocalprobeError(
                 f"a text of {len(data)} bytes is far too long for a context of {self.ctx} tokens"
             )
-        room = len(data) + 8
-        while True:
-            ids = (llama.llama_token * room)()
-            count = llama.llama_tokenize(self._vocab, data, len(data), ids, room, begin, control)
-            if count >= 0:
-                break
-            room = -count
-        tokens = list(ids[:count])
+        longest = max(map(len, re.findall(r"\S+|\s+", text)), default=0)
+        if longest > _LONGEST_RUN:
+            raise LocalprobeError(
+                f"the text has {longest} characters in a row without a space, more than "
+                f"the {_LONGEST_RUN} that a tokenizer is trusted with; break it up"
+            )
+
+        def call() -> list[int]:
+            room = len(data) + 8
+            while True:
+                ids = (llama.llama_token * room)()
+                n = llama.llama_tokenize(self._vocab, data, len(data), ids, room, begin, control)
+                if n >= 0:
+                    return list(ids[:n])
+                room = -n
+
+        if longest > _SHORT_RUN:
+            with held_back():
+                tokens = with_stack((1 + longest // _SHORT_RUN) << 20, call)
+        else:
+            tokens = call()
         if not all(0 <= token < self.info.n_vocab for token in tokens):
             raise ModelError("the model's vocabulary has no token for a part of the text")
         # An end token that the GGUF asks for would end the prompt before it is answered.

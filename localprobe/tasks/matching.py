@@ -10,6 +10,9 @@ from functools import lru_cache
 from localprobe.tasks.base import Example
 
 _DASHES = dict.fromkeys(map(ord, "‐−–"), "-")
+# An answer is spelt in no more characters than this for each that counts; what a model says may
+# be far longer.
+_SPELLING = 8
 _PLUS = re.compile(r"(?<![\w+])\+(?=[^\w\s]?\d)")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[,'’ ]\d{3})+(?!\d)")
 _OPERATOR = re.compile(r"(?<=\d) ?([-+*/×÷=<>^:]+) ?(?=[-\d])|(?<=\d) (?=[%‰°])")
@@ -42,9 +45,12 @@ def exact_match(text: str, answers: Iterable[str]) -> float:
 
 def prefix_match(text: str, answers: Iterable[str]) -> float:
     """1 when the first line begins with an answer, after folding, at the end of a word."""
-    words = _joined(text.partition("\n")[0]).split()
-    starts = {_folded(" ".join(words[:n])) for n in range(1, len(words) + 1)}
-    return float(any(fold(answer) in starts for answer in answers))
+    wanted = {fold(answer) for answer in answers}
+    line = _joined(text.partition("\n")[0])
+    most = _SPELLING * max(map(len, wanted), default=0) + 100
+    words = (line if len(line) <= most else line[:most].rpartition(" ")[0]).split()
+    starts = (_folded(" ".join(words[:n])) for n in range(1, len(words) + 1))
+    return float(any(start in wanted for start in starts))
 
 
 def may_match(text: str, answers: Iterable[str]) -> bool:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import weakref
-from pathlib import Path
 from typing import Any
 
+from localprobe import workers
 from localprobe.chat_worker import MOST_BYTES
 from localprobe.errors import LocalprobeError
 from localprobe.foreign import printable
@@ -18,10 +15,6 @@ from localprobe.llama.model import Model
 
 _MOST_SOURCE = 1 << 20
 _SECONDS = 10.0
-
-# Not `-m`, which would look for modules in the working directory first.
-_START = "import sys; sys.path[:] = filter(None, sys.path); "
-_START += "from localprobe.chat_worker import main; main()"
 
 
 class ChatTemplate:
@@ -39,18 +32,8 @@ class ChatTemplate:
         if len(source) > _MOST_SOURCE:
             raise LocalprobeError("--chat: the model's chat template is longer than 1 MB")
         self._seconds = seconds
-        here = str(Path(__file__).parent.parent)
-        paths = filter(None, [here, os.environ.get("PYTHONPATH")])
-        self._worker = subprocess.Popen(
-            [sys.executable, "-c", _START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
-        weakref.finalize(self, _end, self._worker)
+        self._worker = workers.start("localprobe.chat_worker")
+        weakref.finalize(self, workers.end, self._worker)
         begin, end = model.special_texts()
         self._ask({"source": source, "begin": begin, "end": end})
 
@@ -84,11 +67,3 @@ class ChatTemplate:
             reason = printable(str(answer["error"]))
             raise LocalprobeError(f"--chat: the model's chat template {reason}")
         return str(answer["text"])
-
-
-def _end(worker: subprocess.Popen[str]) -> None:
-    worker.kill()
-    for pipe in (worker.stdin, worker.stdout):
-        if pipe is not None:
-            pipe.close()
-    worker.wait()

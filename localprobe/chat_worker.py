@@ -5,7 +5,6 @@ Reads a line of JSON with the template, then one for every prompt; writes a line
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import sys
@@ -13,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from localprobe.workers import bound_memory
 
 MOST_BYTES = 1 << 22
 """Of what a template renders, as JSON."""
@@ -67,11 +68,7 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    bound_memory(_MEMORY)
     render: Callable[[str], str] | None = None
     for line in sys.stdin:
         request = json.loads(line)

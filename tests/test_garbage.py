@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -21,11 +22,14 @@ from hypothesis import strategies as st
 
 from localprobe.api import Model, RunningSweep
 from localprobe.cli import main
+from localprobe.errors import LocalprobeError
 from localprobe.experiment import Experiment
 from localprobe.foreign import is_obeyed
 from localprobe.manifest import MANIFEST
 from localprobe.run_folder import ROWS
 from localprobe.shard import Shard
+from localprobe.tasks.base import TaskOptions
+from localprobe.tasks.cnn_dailymail import CnnDailymail
 
 garbage_settings = settings(
     deadline=None,
@@ -447,6 +451,49 @@ def test_parquet_columns_of_no_concern(
     assert sweep_of(model, "cnn_dailymail", tmp_path / "own.parquet") == 0
 
 
+def test_parquet_that_unpacks_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text is packed to next to nothing where it is much of the same, or there many times."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("localprobe.tasks.datafile._LONGEST_FIELD", 1 << 20)
+    monkeypatch.setattr("localprobe.tasks.datafile._MOST_CHARACTERS", 4 << 20)
+    long = "a" * (2 << 20)
+    half = "a" * (1 << 19)
+    task = CnnDailymail(TaskOptions(data=tmp_path / "own.parquet"))
+    for articles, message in (
+        ([long] * 16, "a text has 2097152 bytes, more than 1048576"),
+        ([f"{n}{long}" for n in range(16)], "a text has 209715"),
+        ([half] * 16, "its texts have more than 4194304 characters"),
+        ([["a"]] * 16, "the column 'article' does not hold texts"),
+        ([1] * 16, "the column 'article' does not hold texts"),
+    ):
+        table = pyarrow.table({"article": articles, "highlights": ["x"] * 16})
+        parquet.write_table(table, tmp_path / "own.parquet", compression="zstd")
+        with pytest.raises(LocalprobeError, match=message):
+            task.examples()
+    # What is not read may be as large as it likes.
+    table = pyarrow.table({"article": ["b"], "highlights": ["x"], "more": [long * 4]})
+    parquet.write_table(table, tmp_path / "own.parquet")
+    assert [example.body for example in task.examples()]
+
+
+def test_parquet_that_breaks_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "own.parquet").write_bytes(b"PAR1")
+    # pyarrow aborts on some files, on which depends on its version.
+    monkeypatch.setattr("localprobe.workers.start", lambda _: start_dying())
+    with pytest.raises(LocalprobeError, match="the library that reads it broke down"):
+        CnnDailymail(TaskOptions(data=tmp_path / "own.parquet")).examples()
+
+
+def start_dying() -> subprocess.Popen[str]:
+    code = "import os; input(); os.abort()"
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+    )
+
+
 def test_spoilt_parquet(model: Model, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -455,7 +502,7 @@ def test_spoilt_parquet(model: Model, tmp_path: Path) -> None:
     good = (tmp_path / "good.parquet").read_bytes()
     rng = random.Random(0)
     codes = set()
-    for _ in range(200):
+    for _ in range(50):
         data = bytearray(good)
         for _ in range(rng.choice((1, 3))):
             data[rng.randrange(len(data))] = rng.randrange(256)

@@ -7,16 +7,17 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from localprobe import workers
 from localprobe.errors import LocalprobeError
 from localprobe.foreign import printable
 from localprobe.textfile import read_text
 
 _LONGEST_FIELD = 1 << 24
 _MOST_CHARACTERS = 1 << 29
-_ROWS_AT_ONCE = 16
 
 
 def read_json(path: Path) -> Any:
@@ -70,32 +71,33 @@ def _csv(path: Path, _keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _parquet(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        from pyarrow import parquet
-    except ImportError:
+    if find_spec("pyarrow") is None:
         raise LocalprobeError(
             f"reading {path} needs pyarrow; run: pip install 'localprobe[parquet]'"
-        ) from None
+        )
     if not path.is_file():
         raise LocalprobeError(f"cannot read {path}: there is no such file")
-    number = size = 0
+    limits = {"longest": _LONGEST_FIELD, "most": _MOST_CHARACTERS}
+    worker = workers.start("localprobe.parquet_worker")
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    wrong = "the library that reads it broke down"
     try:
-        with parquet.ParquetFile(path) as file:
-            there = [name for name in keys if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there):
-                for record in batch.to_pylist():
-                    number += 1
-                    size += sum(len(text) for text in record.values() if isinstance(text, str))
-                    if size > _MOST_CHARACTERS:
-                        raise LocalprobeError(
-                            f"{path} holds texts of more than {_MOST_CHARACTERS >> 20} MB"
-                        )
-                    yield f"{path}, row {number}", record
-    except LocalprobeError:
-        raise
-    except Exception as error:  # pyarrow raises many kinds, its own and Python's
-        reason = printable(str(error), 200)
-        raise LocalprobeError(f"{path} cannot be read as a parquet file: {reason}") from None
+        worker.stdin.write(json.dumps({"path": str(path), "keys": keys, **limits}) + "\n")
+        worker.stdin.flush()
+        for number, line in enumerate(worker.stdout, 1):
+            if not line.endswith("\n"):
+                break
+            record = json.loads(line)
+            if "end" in record:
+                wrong = record["end"]
+                break
+            yield f"{path}, row {number}", record
+    finally:
+        workers.end(worker)
+    if wrong:
+        reason = printable(wrong, 200)
+        raise LocalprobeError(f"{path} cannot be read as a parquet file: {reason}")
 
 
 def _parse(text: str, place: str) -> Any:

@@ -1,6 +1,7 @@
 """The program: everything, imports too, within reach of Ctrl-C and SIGTERM."""
 
 import os
+import re
 import signal
 import sys
 
@@ -9,6 +10,7 @@ _INTERRUPTED, _TERMINATED = 130, 143
 
 def run() -> int:
     _open_closed_streams()
+    _forget_odd_settings()
     terminated = False
 
     def terminate(_number: int, _frame: object) -> None:
@@ -39,6 +41,14 @@ def _open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _forget_odd_settings() -> None:
+    """Of the environment, at which rich and tqdm would stumble: theirs are not ours to explain."""
+    for name in list(os.environ):
+        size = name in ("COLUMNS", "LINES") and not re.fullmatch("[0-9]{1,6}", os.environ[name])
+        if size or name.startswith("TQDM_"):
+            del os.environ[name]
 
 
 if __name__ == "__main__":

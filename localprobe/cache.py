@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -25,7 +26,7 @@ _BLOCK = 1 << 20
 
 def cache_dir() -> Path:
     chosen = os.environ.get("LOCALPROBE_CACHE")
-    return user_path(chosen) if chosen else platformdirs.user_cache_path("localprobe")
+    return user_path(chosen) if chosen else _own_folder(platformdirs.user_cache_path)
 
 
 def user_path(text: str) -> Path:
@@ -37,7 +38,14 @@ def user_path(text: str) -> Path:
 
 
 def config_dir() -> Path:
-    return platformdirs.user_config_path("localprobe")
+    return _own_folder(platformdirs.user_config_path)
+
+
+def _own_folder(place: Callable[[str], Path]) -> Path:
+    try:
+        return place("localprobe")
+    except RuntimeError:  # as in a container whose user is only a number
+        raise LocalprobeError("nothing says where your home folder is; set HOME") from None
 
 
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda _n: None) -> str:
@@ -49,14 +57,16 @@ def sha256_of(path: Path, progress: Callable[[int], object] = lambda _n: None) -
     memo, key = _Memo("hashes.json"), str(path)
     known = memo.get(key)
     if isinstance(known, dict) and known.get("state") == state:
-        return str(known.get("sha256"))
-    digest = hashlib.sha256()
+        digest = known.get("sha256")
+        if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
+            return digest
+    found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            digest.update(block)
+            found.update(block)
             progress(len(block))
-    memo.put(key, {"state": state, "sha256": digest.hexdigest()})
-    return digest.hexdigest()
+    memo.put(key, {"state": state, "sha256": found.hexdigest()})
+    return found.hexdigest()
 
 
 def remembered_of_file(digest: str, what: str, check: Callable[[], str]) -> str:
@@ -99,13 +109,13 @@ def _umask() -> int:
     return mask
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """The whole file or none of it, also when the process is killed meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         # Half a surrogate pair, as in names of files that are no text, is \\u… in JSON, too.
-        data = text.encode(errors="backslashreplace")
+        data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()

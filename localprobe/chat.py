@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import weakref
 from typing import Any
@@ -32,8 +33,11 @@ class ChatTemplate:
         if len(source) > _MOST_SOURCE:
             raise LocalprobeError("--chat: the model's chat template is longer than 1 MB")
         self._seconds = seconds
-        self._worker = workers.start("localprobe.chat_worker")
-        weakref.finalize(self, workers.end, self._worker)
+        # Two, which must agree: what a template says may depend on addresses or hashes, and then
+        # is something else in the next run.
+        self._workers = [workers.start("localprobe.chat_worker") for _ in range(2)]
+        for worker in self._workers:
+            weakref.finalize(self, workers.end, worker)
         begin, end = model.special_texts()
         self._ask({"source": source, "begin": begin, "end": end})
 
@@ -45,7 +49,12 @@ class ChatTemplate:
         return text
 
     def _ask(self, request: dict[str, str]) -> str:
-        worker = self._worker
+        answers = [self._answer(worker, request) for worker in self._workers]
+        if answers[0] != answers[1]:
+            raise LocalprobeError("--chat: the model's chat template says now this, now that")
+        return answers[0]
+
+    def _answer(self, worker: subprocess.Popen[str], request: dict[str, str]) -> str:
         assert worker.stdin is not None
         assert worker.stdout is not None
         timer = threading.Timer(self._seconds, worker.kill)

@@ -38,6 +38,8 @@ def _renderer(source: str, begin: str, end: str) -> Callable[[str], str]:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals.update(raise_exception=_refuse, strftime_now=_today)
+    # Both draw at random.
+    del environment.globals["lipsum"], environment.filters["random"]
     template = environment.from_string(source)
     return lambda prompt: template.render(
         messages=[{"role": "user", "content": prompt}],

@@ -19,6 +19,7 @@ from localprobe.errors import LocalprobeError
 from localprobe.foreign import printable
 from localprobe.shard import WHOLE, parse_shard
 from localprobe.tally import MODIFIED, ORIGINAL, PATCHES, SWAP, Column, Tally
+from localprobe.textfile import read_bytes
 
 if TYPE_CHECKING:
     # Reading runs needs no llama.cpp.
@@ -158,14 +159,13 @@ def new_manifest(
 def read_manifest(folder: Path) -> Manifest:
     """The manifest in a folder. Raises LocalprobeError where there is none, or it is damaged."""
     file = folder / MANIFEST
-    if file.exists() and not file.is_file():
-        raise LocalprobeError(f"{file} is not a file")
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise LocalprobeError(f"{file} is damaged: it is a link or a device, and no file")
+    if not file.exists():
+        raise LocalprobeError(f"{folder} holds no run: there is no {MANIFEST} in it")
+    text = read_bytes(file, most=_MOST_BYTES)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LocalprobeError(f"{folder} holds no run: there is no {MANIFEST} in it") from None
-    except OSError as error:
-        raise LocalprobeError(f"cannot read {file}: {error.strerror}") from None
+        data = json.loads(text.decode())
     except (ValueError, RecursionError):
         raise LocalprobeError(f"{file} is damaged: not valid JSON") from None
     if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
@@ -184,6 +184,7 @@ class _DamagedError(Exception):
 
 _NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
 _MOST_LAYERS = 512
+_MOST_BYTES = 1 << 24
 _DEEPEST = 5
 
 

@@ -75,11 +75,14 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
     data["counts"] = {**data["counts"], "rows": n_rows}
     merged = [row for number in sorted(examples) for row in examples[number][1]]
     manifest = Manifest(data)
-    write_atomically(target / ROWS, "".join(to_json(row) + "\n" for row in merged))
+    # Under another name at first: killed before the end, a merge can be done again.
+    part = target / f"{ROWS}.whole.part"
+    write_atomically(part, "".join(to_json(row) + "\n" for row in merged))
     try:
         write_manifest(target, manifest)
+        part.replace(target / ROWS)
     except BaseException:
-        (target / ROWS).unlink()
+        part.unlink(missing_ok=True)
         raise
     return Run(manifest, merged, target)
 

@@ -6,6 +6,7 @@ with open_model("smollm2-135m") as probe:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,7 +146,9 @@ def choose_engine(
     found = remembered_of_file(loaded.sha256, f"exact, noise, {loaded.model.devices}", run)
     try:
         noise = float.fromhex(found)
-    except ValueError:
+    except (ValueError, OverflowError):
+        noise = math.nan
+    if not 0 <= noise < math.inf:
         return FullEngine(loaded.model), "" if name == FULL else found
     if name == FULL:
         return FullEngine(loaded.model, noise), ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from localprobe import results
 from localprobe.errors import LocalprobeError, did_you_mean
-from localprobe.foreign import escaped
+from localprobe.foreign import escaped, printable
 from localprobe.merging import merge as merge_runs
 from localprobe.report import documents
 from localprobe.report.comparison import Comparison, comparison_table
@@ -55,6 +57,9 @@ def compare(paths: Sequence[Path], *, json: bool) -> None:
 
 
 def plot(paths: Sequence[Path], output: Path, metric: str | None) -> None:
+    # A figure is the same wherever it is made: a matplotlibrc here may be a stranger's.
+    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
+    os.environ.pop("MPLBACKEND", None)
     try:
         from localprobe.report.plot import FORMATS as KINDS
         from localprobe.report.plot import save_figure
@@ -62,6 +67,8 @@ def plot(paths: Sequence[Path], output: Path, metric: str | None) -> None:
         raise LocalprobeError(
             "figures need matplotlib; run: pip install 'localprobe[plot]'"
         ) from None
+    except Exception as error:  # of a matplotlibrc that is no text, say
+        raise LocalprobeError(f"matplotlib cannot be loaded: {printable(str(error))}") from None
     if output.suffix.lower() not in KINDS:
         raise LocalprobeError(f"{output}: the figure must be one of {', '.join(KINDS)}")
     save_figure([run.by_metric(metric) for run in _runs(paths)], output)

@@ -269,7 +269,7 @@ class _Reader:
 def is_ours(path: Path) -> bool:
     """Whether a folder without a manifest can be taken: nothing is in it but what we left."""
     return path.is_dir() and all(
-        each.name == LOCK or (each.name.startswith(MANIFEST) and each.suffix == ".part")
+        each.name == LOCK or (each.name.startswith((MANIFEST, ROWS)) and each.suffix == ".part")
         for each in path.iterdir()
     )
 

@@ -9,11 +9,11 @@ from localprobe.errors import LocalprobeError
 _MOST = 1 << 30
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = _MOST) -> str:
     """UTF-8, with or without a byte order mark. Raises LocalprobeError where it is none."""
     if path.exists() and not path.is_file():
         raise LocalprobeError(f"cannot read {path}: it is not a file")
-    data = read_bytes(path)
+    data = read_bytes(path, most=most)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -16,11 +16,20 @@ else:
     import tomli as tomllib
 
 
+_MOST = 1 << 20
+# tomllib takes time by the square of a key's parts, and by those of its table for every line.
+_DEEP = re.compile(r"""(?:^|\n)[ \t]*\[?\[?(?:[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.){32}""")
+
+
 class TomlFile:
     """A TOML file's tables, with errors that name the file and the line."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._text = path, read_text(path)
+        self.path, self._text = path, read_text(path, most=_MOST)
+        deep = _DEEP.search(self._text)
+        if deep:
+            line = self._text.count("\n", 0, deep.start() + 1) + 1
+            raise LocalprobeError(f"{path}, line {line}: a key of too many parts")
         try:
             self.data: dict[str, Any] = tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as error:

@@ -71,6 +71,9 @@ def test_probe_with_chat_is_probe_of_the_rendered_tokens(tmp_path: Path) -> None
         ("{{ messages[0]['content'] | upper }}", "hi", "changes the prompt"),
         ("{{ messages[0]['content'] }}:", "a <|end|> b", "control token"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "hi", "cannot be used"),
+        ("{{ range }}{{ messages[0]['content'] }}", "hi", "now this, now that"),
+        ("{{ [1, 2] | random }}{{ messages[0]['content'] }}", "hi", "cannot be used"),
+        ("{{ lipsum() }}{{ messages[0]['content'] }}", "hi", "cannot be used"),
         ("{{ messages.append(1) }}{{ messages[0]['content'] }}", "hi", "cannot be used"),
     ],
 )

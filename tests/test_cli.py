@@ -356,6 +356,63 @@ def test_broken_memories_are_empty_ones(name: str, run: Run, own_cache: Path) ->
     assert json.loads((own_cache / name).read_text(encoding="utf-8")).keys() == good.keys()
 
 
+@pytest.mark.parametrize("noise", ["0x1p99999", "nan", "inf", "-0x1p0"])
+def test_a_noise_that_is_none_is_not_believed(noise: str, run: Run, own_cache: Path) -> None:
+    sweep = ("sweep", "-n", "2", "--all-examples", "--layers", "3", "-p", "skip", "--json")
+    assert document(run(*sweep))["near_ties"] is not None
+    file = own_cache / "checks.json"
+    known = json.loads(file.read_text(encoding="utf-8"))
+    (key,) = (key for key in known if "noise" in key)
+    file.write_text(json.dumps({**known, key: noise}), encoding="utf-8")
+    assert document(run(*sweep, "--out", "own"))["near_ties"] is None
+    assert run("show", "own", model=None)[0] == 0
+
+
+@pytest.mark.parametrize("digest", [None, 5, "../x", "A" * 64])
+def test_a_digest_that_is_none_is_not_believed(digest: object, run: Run, own_cache: Path) -> None:
+    tokens = ("probe", TEXT, "--layers", "3", "-p", "skip", "--json")
+    expected = document(run(*tokens))
+    file = own_cache / "hashes.json"
+    known = json.loads(file.read_text(encoding="utf-8"))
+    spoilt = {key: {**value, "sha256": digest} for key, value in known.items()}
+    file.write_text(json.dumps(spoilt), encoding="utf-8")
+    assert document(run(*tokens)) == expected
+    assert json.loads(file.read_text(encoding="utf-8")) == known
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"COLUMNS": "²", "LINES": "²"},
+        {"COLUMNS": "-3"},
+        {"COLUMNS": "9" * 5000},
+        {"TQDM_MININTERVAL": "abc", "TQDM_NCOLS": "abc"},
+    ],
+)
+def test_odd_settings_of_the_environment(
+    settings: dict[str, str], own_cache: Path, tiny_file: Callable[[str], Path]
+) -> None:
+    for arguments in (["models"], ["tokens", "a b", "-m", str(tiny_file("llama"))]):
+        done = subprocess.run(
+            [sys.executable, "-m", "localprobe", *arguments],
+            env={**os.environ, "LOCALPROBE_CACHE": str(own_cache), **settings},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        assert done.returncode == 0
+        assert done.stderr == ""
+
+
+def test_where_there_is_no_home(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(_: str) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("LOCALPROBE_CACHE")
+    monkeypatch.setattr("platformdirs.user_cache_path", nowhere)
+    assert_one_sentence(run("tokens", "a b"), "set HOME")
+
+
 # What does not work: one sentence, exit code 2
 
 

@@ -349,6 +349,18 @@ def test_recipes(data: st.DataObject, model: Model, tmp_path: Path) -> None:
     ends_well(["run", str(tmp_path / "own.toml"), "-m", path, *few])
 
 
+@pytest.mark.parametrize(
+    "head", ["[" + "a." * 50_000 + "a]\n", "[[ 'a' . " * 2 + "a.b]]\n", "a." * 50_000 + "a = 1\n"]
+)
+def test_keys_without_end(head: str, tmp_path: Path) -> None:
+    """tomllib takes time by their square: hours for a file of a megabyte."""
+    lines = "".join(f"k{number} = 1\n" for number in range(50_000))
+    (tmp_path / "own.toml").write_text(head + lines, encoding="utf-8")
+    assert ends_well(["run", str(tmp_path / "own.toml")]) == 2
+    (tmp_path / "own.toml").write_text("# " + "a" * (1 << 20), encoding="utf-8")
+    assert ends_well(["run", str(tmp_path / "own.toml")]) == 2
+
+
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links and modes are otherwise there")
 
 
@@ -398,6 +410,10 @@ def test_a_link_in_a_run_folder_is_not_followed(
         (out / ROWS).unlink()
     assert precious.read_text(encoding="utf-8") == "no newline"
     assert not (tmp_path / "new").exists()
+    (tmp_path / "stranger").mkdir()
+    (tmp_path / "stranger" / ROWS).write_bytes(b"")
+    (tmp_path / "stranger" / MANIFEST).symlink_to(runs[0] / MANIFEST)
+    assert ends_well(["show", str(tmp_path / "stranger")]) == 2
     # Nor is anything else taken for a row that was cut off.
     (out / ROWS).write_bytes(precious.read_bytes())
     assert ends_well(command) == 2

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,6 +280,53 @@ def test_shards_of_different_splits_are_not_merged(tiny_run: Command, command: C
     assert not Path("joined").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        (b"text.usetex: True", 0),
+        (b"font.size: 1e9", 0),
+        (b"path.simplify: bogus", 0),
+        (b"backend: module://stranger", 0),
+        (b"\xff\xfe", 2),
+    ],
+)
+def test_settings_of_a_stranger_do_not_change_a_figure(
+    settings: bytes, code: int, tiny_run: Command
+) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--out", "one")
+    plot = [sys.executable, "-m", "localprobe", "plot", "one", "-o", "figure.png"]
+    subprocess.run(plot, check=True, capture_output=True)
+    expected = Path("figure.png").read_bytes()
+    Path("matplotlibrc").write_bytes(settings)
+    done = subprocess.run(plot, capture_output=True, env={**os.environ, "MPLBACKEND": "none"})
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+    assert Path("figure.png").read_bytes() == expected
+
+
+def test_a_merge_that_was_killed_is_done_again(tiny_run: Command, command: Command) -> None:
+    for number in (1, 2):
+        tiny_run("--task", "squad", "--shard", f"{number}/2", "--out", f"s{number}")
+    for name in ("rows.jsonl.whole.part", "rows.jsonlabc.part", "manifest.jsonabc.part"):
+        Path(name).mkdir()
+        Path(name, name).write_text("{", encoding="utf-8")
+        assert command("merge", "s1/squad", "s2/squad", "-o", name)[0] == 0
+        assert command("show", name)[0] == 0
+    Path("own").mkdir()
+    Path("own", "rows.jsonl").write_text("{", encoding="utf-8")
+    assert "not empty" in command("merge", "s1/squad", "s2/squad", "-o", "own")[2]
+
+
+def test_scores_that_would_take_other_columns_places(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--out", "one")
+    (file,) = Path("one").rglob("rows.jsonl")
+    text = file.read_text(encoding="utf-8")
+    for name in ("example", "answer", "model", "first_token"):
+        file.write_text(text.replace('"f1":', f'"{name}":0.5,"f1":', 1), encoding="utf-8")
+        code, out, err = command("export", "one", "--rows")
+        assert (code, out) == (2, "")
+        assert f"no score can be called '{name}'" in err
+
+
 def test_nothing_is_concluded_from_no_examples(tiny_run: Command, command: Command) -> None:
     tiny_run("--task", "squad", "--shard", "3/3", "-n", "2", "--out", "none")
     shown = command("show", "none")[1]
@@ -284,6 +334,10 @@ def test_nothing_is_concluded_from_no_examples(tiny_run: Command, command: Comma
     assert "baseline: exact_match – on the 0 examples used" in " ".join(shown.split())
     found = json.loads(command("show", "none", "--json")[1])
     assert found["used"] == {"score": None, "n": 0}
+    shutil.copytree("none", "other")
+    assert json.loads(command("compare", "none", "other", "--json")[1])[0]["baseline"] == [None] * 2
+    exported = command("export", "none", "--format", "jsonl")[1].splitlines()
+    assert {json.loads(line)["score"] for line in exported[:2]} == {None}
 
 
 @pytest.mark.parametrize(

@@ -381,6 +381,14 @@ def test_an_answer_too_long_to_be_read_back_is_not_written(
     assert rows(tmp_path / "out") == b""
 
 
+def test_a_manifest_is_a_file_and_not_a_large_one(model: Model, tmp_path: Path) -> None:
+    run(model, BASE, tmp_path / "out")
+    with (tmp_path / "out" / MANIFEST).open("r+b") as file:
+        file.truncate(1 << 32)  # a hole, which takes no space
+    with pytest.raises(LocalprobeError, match="is larger than 16 MB"):
+        load_run(tmp_path / "out")
+
+
 def test_near_ties_of_machines_that_measured_otherwise(model: Model, tmp_path: Path) -> None:
     def noise(out: Path) -> object:
         return json.loads((out / MANIFEST).read_text(encoding="utf-8"))["noise"]

@@ -39,6 +39,7 @@ class _Write:
         self.apply = look
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is looked for, and said
 def check(model: Model) -> None:
     """Raise ModelError, with the reason, when localprobe cannot probe this model."""
     reason = model.unsupported()

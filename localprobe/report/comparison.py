@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from localprobe.errors import LocalprobeError
+from localprobe.report.documents import mean
 from localprobe.report.score_table import limits
 from localprobe.report.terminal import bar, column_width, heat, layer_table, speaks_unicode, visible
 from localprobe.results import Run
@@ -92,8 +93,8 @@ class Comparison:
             "metric": self.metric,
             "runs": list(self.names),
             "n": [run.tally.baseline.n for run in self.runs],
-            "clean": [run.tally.clean.score for run in self.runs],
-            "baseline": [run.tally.baseline.score for run in self.runs],
+            "clean": [mean(run.tally.clean) for run in self.runs],
+            "baseline": [mean(run.tally.baseline) for run in self.runs],
             "rows": [
                 {"layer": layer, "scores": [self.score(run, layer) for run in self.runs]}
                 for layer in self.layers

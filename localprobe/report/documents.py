@@ -87,8 +87,8 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
         "seed": manifest.data["experiment"]["seed"],
         "metric": tally.metric,
         "chance": tally.chance,
-        "baseline": _mean(tally.clean),
-        "used": _mean(tally.baseline),
+        "baseline": {"score": mean(tally.clean), "n": tally.clean.n},
+        "used": {"score": mean(tally.baseline), "n": tally.baseline.n},
         "cut": tally.n_cut,
         "not_finite": tally.n_not_finite,
         "near_ties": tally.n_near_ties if tally.knows_near_ties else None,
@@ -98,8 +98,9 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
     }
 
 
-def _mean(score: Score) -> dict[str, Any]:
-    return {"score": score.score if score.n else None, "n": score.n}
+def mean(score: Score) -> float | None:
+    """None of no examples."""
+    return score.score if score.n else None
 
 
 def score_records(tally: Tally) -> list[dict[str, Any]]:

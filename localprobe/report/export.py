@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from localprobe.errors import LocalprobeError
 from localprobe.foreign import escaped
 from localprobe.report.documents import score_records
 from localprobe.report.terminal import json_text
@@ -40,7 +41,8 @@ def _scores(run: Run) -> list[dict[str, Any]]:
     """Mean scores, the clean model's first, each with what it is of."""
     tally, about = run.tally, _about(run)
     clean = [
-        {**about, "patch": "clean", "layer": None, "metric": metric, **asdict(score)}
+        {**about, "patch": "clean", "layer": None, "metric": metric}
+        | (asdict(score) if score.n else {"score": None, "n": 0})
         for metric in tally.clean_metrics
         for score in [tally.baseline_score(metric)]
     ]
@@ -48,8 +50,9 @@ def _scores(run: Run) -> list[dict[str, Any]]:
 
 
 def _answers(run: Run) -> list[dict[str, Any]]:
-    return [
-        {
+    records = []
+    for row in run.rows:
+        record = {
             **_about(run),
             "example": row.example,
             "patch": row.patch,
@@ -61,12 +64,15 @@ def _answers(run: Run) -> list[dict[str, Any]]:
             "not_finite": row.not_finite,
             "near_tie": row.near_tie,
             "answer": row.answer,
-            **row.scores,
+        }
+        first = {
             "first_token": row.top[0].text if row.top else None,
             "first_token_prob": row.top[0].prob if row.top else None,
         }
-        for row in run.rows
-    ]
+        for name in row.scores.keys() & {**record, **first}.keys():
+            raise LocalprobeError(f"{run.path} is damaged: no score can be called {name!r}")
+        records.append({**record, **row.scores, **first})
+    return records
 
 
 def _about(run: Run) -> dict[str, Any]:

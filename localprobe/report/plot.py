@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +18,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 
+from localprobe.cache import write_atomically
 from localprobe.report.terminal import visible
 from localprobe.results import Run
 from localprobe.tally import MODIFIED, ORIGINAL, SWAP
@@ -37,6 +41,16 @@ def save_figure(runs: Sequence[Run], output: Path) -> None:
 
     Raises OSError where it cannot be written; then nothing is left there.
     """
+    if not output.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output))
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        # Letters that the font lacks are drawn as boxes; that needs no warning.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        write_atomically(output, _drawn(runs, output.suffix.lower().lstrip(".")))
+
+
+def _drawn(runs: Sequence[Run], form: str) -> bytes:
     panels = [(run, swap) for run in runs for swap in (False, True) if _has(run, swap)]
     across = min(_MOST_ACROSS, math.ceil(math.sqrt(len(panels))))
     down = math.ceil(len(panels) / across)
@@ -47,15 +61,9 @@ def save_figure(runs: Sequence[Run], output: Path) -> None:
             axis.set_axis_off()
         for axis, (run, swap) in zip(axes.flat, panels, strict=False):
             (_heat_map if swap else _curves)(figure, axis, run)
-        part = output.with_name(output.name + ".part")
-        try:
-            with warnings.catch_warnings():
-                # Letters that the font lacks are drawn as boxes; that needs no warning.
-                warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-                figure.savefig(part, format=output.suffix.lower().lstrip("."), dpi=150)
-            part.replace(output)
-        finally:
-            part.unlink(missing_ok=True)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=form, dpi=150)
+        return drawn.getvalue()
     finally:
         pyplot.close(figure)
 

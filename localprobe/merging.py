@@ -17,7 +17,7 @@ from localprobe.manifest import (
 )
 from localprobe.results import Run, read_run
 from localprobe.rows import Row, to_json
-from localprobe.run_folder import ROWS, is_ours
+from localprobe.run_folder import MERGED, ROWS, is_ours
 from localprobe.shard import WHOLE
 
 
@@ -76,7 +76,7 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
     merged = [row for number in sorted(examples) for row in examples[number][1]]
     manifest = Manifest(data)
     # Under another name at first: killed before the end, a merge can be done again.
-    part = target / f"{ROWS}.whole.part"
+    part = target / MERGED
     write_atomically(part, "".join(to_json(row) + "\n" for row in merged))
     try:
         write_manifest(target, manifest)

@@ -14,7 +14,7 @@ from typing import Any
 
 from localprobe.workers import bound_memory
 
-_ROWS_AT_ONCE = 16
+_ROWS_AT_ONCE = 1024  # each time with all texts of the row group so far
 _TEXTS = ("string", "large_string", "string_view")
 _SPARE_MEMORY = 1 << 30
 
@@ -24,26 +24,40 @@ class _RefusedError(Exception):
 
 
 def _records(path: str, keys: Sequence[str], longest: int, most: int) -> Iterator[dict[str, Any]]:
-    from pyarrow import compute, parquet
+    from pyarrow import compute, parquet, types
 
-    schema = parquet.read_schema(path)
+    with parquet.ParquetFile(path) as file:
+        schema, metadata = file.schema_arrow, file.metadata
     there = [name for name in keys if name in schema.names]
     for name in there:
-        if str(schema.field(name).type) not in _TEXTS:
+        kind = schema.field(name).type
+        if str(kind.value_type if types.is_dictionary(kind) else kind) not in _TEXTS:
             raise _RefusedError(f"the column {name!r} does not hold texts")
+    # As dictionaries: a text that is there a million times is in memory once. pyarrow cannot do
+    # that with texts which are written as the difference to others.
+    delta = {name for name, encodings in _encodings(metadata) if "DELTA" in encodings}
+    packed = [name for name in there if name not in delta]
     size = 0
-    # As dictionaries: a text that is there a million times is in memory once.
-    with parquet.ParquetFile(path, read_dictionary=there) as file:
+    with parquet.ParquetFile(path, read_dictionary=packed) as file:
         for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there):
             for texts in batch.columns:
-                length = compute.max(compute.binary_length(texts.dictionary)).as_py() or 0
+                values = getattr(texts, "dictionary", texts)
+                length = compute.max(compute.binary_length(values)).as_py() or 0
                 if length > longest:
                     raise _RefusedError(f"a text has {length} bytes, more than {longest}")
-            for record in batch.to_pylist():
+            for number in range(batch.num_rows):
+                record = {name: batch.column(name)[number].as_py() for name in there}
                 size += sum(len(text) for text in record.values() if text is not None)
                 if size > most:
                     raise _RefusedError(f"its texts have more than {most} characters")
                 yield record
+
+
+def _encodings(metadata: Any) -> Iterator[tuple[str, str]]:
+    """The columns of each row group, with how they are encoded."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            yield column.path_in_schema, " ".join(column.encodings)
 
 
 def main() -> None:

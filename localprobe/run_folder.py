@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 ROWS, LOCK = "rows.jsonl", ".lock"
 _GO_ON = "what is written stays, and the same command goes on from there"
+MERGED = f"{ROWS}.whole.part"
+"""The rows of a merge, until its manifest is there, too."""
 _LONGEST_LINE = 1 << 26
 _ROW_START = b'{"example":'
 
@@ -268,10 +270,12 @@ class _Reader:
 
 def is_ours(path: Path) -> bool:
     """Whether a folder without a manifest can be taken: nothing is in it but what we left."""
-    return path.is_dir() and all(
-        each.name == LOCK or (each.name.startswith((MANIFEST, ROWS)) and each.suffix == ".part")
-        for each in path.iterdir()
-    )
+    if not path.is_dir():
+        return False
+    names = {each.name for each in path.iterdir()} - {LOCK}
+    if MERGED in names:
+        names -= {MANIFEST}
+    return all(name.startswith((MANIFEST, ROWS)) and name.endswith(".part") for name in names)
 
 
 def _truncate(file: Path, length: int) -> None:

@@ -18,7 +18,8 @@ else:
 
 _MOST = 1 << 20
 # tomllib takes time by the square of a key's parts, and by those of its table for every line.
-_DEEP = re.compile(r"""(?:^|\n)[ \t]*\[?\[?(?:[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.){32}""")
+_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*"""
+_DEEP = re.compile(rf"(?:^|\n)[ \t]*(?:\[\[?[ \t]*)?(?:{_PART}){{32}}")
 
 
 class TomlFile:

@@ -350,10 +350,17 @@ def test_recipes(data: st.DataObject, model: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", ["[" + "a." * 50_000 + "a]\n", "[[ 'a' . " * 2 + "a.b]]\n", "a." * 50_000 + "a = 1\n"]
+    "head",
+    [
+        "[" + "a." * 50_000 + "a]\n",
+        "[[" + "'a' . " * 50_000 + "a]]\n",
+        "a." * 50_000 + "a = 1\n",
+        "a = 1\n" + " " * 200_000 + "\n",
+        (" " * 1_000 + "\n") * 200,
+    ],
 )
 def test_keys_without_end(head: str, tmp_path: Path) -> None:
-    """tomllib takes time by their square: hours for a file of a megabyte."""
+    """tomllib takes time by the square of a key's parts: hours for a file of a megabyte."""
     lines = "".join(f"k{number} = 1\n" for number in range(50_000))
     (tmp_path / "own.toml").write_text(head + lines, encoding="utf-8")
     assert ends_well(["run", str(tmp_path / "own.toml")]) == 2
@@ -488,9 +495,37 @@ def test_parquet_that_unpacks_to_far_more(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(LocalprobeError, match=message):
             task.examples()
     # What is not read may be as large as it likes.
+    monkeypatch.undo()
     table = pyarrow.table({"article": ["b"], "highlights": ["x"], "more": [long * 4]})
     parquet.write_table(table, tmp_path / "own.parquet")
     assert [example.body for example in task.examples()]
+
+
+def test_parquet_in_every_way_that_it_is_written(tmp_path: Path) -> None:
+    """Nor does reading take time by the square of the rows of a group, as it did."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = [f"Ann is {number}." for number in range(30_000)]
+    task = CnnDailymail(TaskOptions(data=tmp_path / "own.parquet", template="{article}"))
+    for kind, how in (
+        (pyarrow.string(), {}),
+        (pyarrow.large_string(), {"compression": "zstd", "row_group_size": 1_000}),
+        (pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), {}),
+        (
+            pyarrow.string(),
+            {
+                "use_dictionary": False,
+                "column_encoding": {
+                    "article": "DELTA_BYTE_ARRAY",
+                    "highlights": "DELTA_LENGTH_BYTE_ARRAY",
+                },
+            },
+        ),
+    ):
+        column = pyarrow.array(texts).cast(kind) if how else pyarrow.array(texts, kind)
+        table = pyarrow.table({"article": column, "highlights": column})
+        parquet.write_table(table, tmp_path / "own.parquet", **how)
+        assert [example.prompt for example in task.examples()] == texts
 
 
 def test_parquet_that_breaks_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

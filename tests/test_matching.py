@@ -28,7 +28,20 @@ SAME = [
     ("❤️", "❤"),
     ("شُكْرًا", "شكرا"),
     ("COVID-19", "covid 19"),
-    ("10 %", "10%"),
+    ("CO2", "CO₂"),
+    ("1, 2, 3", "[1,2,3]"),
+    ("5", "$5$"),
+    ("x + 1", "$x + 1$."),
+    ("12", "= 12"),
+    ("Paris", "| Paris |"),
+    ("Paris", "> Paris"),
+    ("Paris", "Paris ✅"),
+    ("Paris", "→ **Paris** →"),
+    ("$5 or $6", "$5 or $6."),
+    ("1914-1918", "1914 — 1918"),
+    ("3:16", "3: 16"),
+    ("1", "①"),
+    ("A", "-A"),
     ("1 / 2", "1/2"),
     ("- Paris", "Paris"),
     ("5. 3", "5 3"),
@@ -63,7 +76,11 @@ OTHER = [
     ("-$.5", "$.5"),
     ("-π", "π"),
     ("-∞", "∞"),
-    ("-x", "x"),
+    ("$5 or $6", "5 or 6"),
+    ("H2O", "H²O"),
+    ("3,5", "3.5"),
+    ("A♥", "A♠"),
+    ("→", "←"),
     ("a != b", "a = b"),
     ("a ≠ b", "a = b"),
     ("x^2", "x2"),
@@ -78,7 +95,7 @@ OTHER = [
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_the_same_answer_in_another_spelling(one: str, other: str) -> None:
     assert exact_match(other, [one]) == exact_match(one, [other]) == 1
-    assert prefix_match(f"{other}, then", [one]) == 1
+    assert prefix_match(f"{other} then", [one]) == 1
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER)
@@ -117,6 +134,7 @@ def test_what_is_said_may_be_long() -> None:
     assert prefix_match("b " * 200_000, ["b", "x"]) == 1
     assert prefix_match("< " * 200_000, ["<<<x", "b" * 50]) == 0
     assert prefix_match("Paris" + "ian" * 1000, ["Paris"]) == 0
+    assert prefix_match("b " * 30_000, ["b" * 3_000]) == 1
     assert prefix_match("a" * 99 + " b" * 1000, ["a" * 99]) == 1
 
 

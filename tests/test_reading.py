@@ -311,6 +311,11 @@ def test_a_merge_that_was_killed_is_done_again(tiny_run: Command, command: Comma
         Path(name, name).write_text("{", encoding="utf-8")
         assert command("merge", "s1/squad", "s2/squad", "-o", name)[0] == 0
         assert command("show", name)[0] == 0
+    Path("own", "manifest.json").parent.mkdir()
+    shutil.copy("s1/squad/manifest.json", "own/manifest.json")
+    Path("own", "rows.jsonl.whole.part").write_text("{", encoding="utf-8")
+    assert command("merge", "s1/squad", "s2/squad", "-o", "own")[0] == 0
+    shutil.rmtree("own")
     Path("own").mkdir()
     Path("own", "rows.jsonl").write_text("{", encoding="utf-8")
     assert "not empty" in command("merge", "s1/squad", "s2/squad", "-o", "own")[2]

@@ -6,33 +6,36 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 from localprobe.tasks.base import Example
 
-_DASHES = dict.fromkeys(map(ord, "‐−–"), "-")
-# An answer is spelt in no more characters than this for each that counts; what a model says may
-# be far longer.
-_SPELLING = 8
+_DASHES = dict.fromkeys(map(ord, "‐‒−–"), "-")
+_FORMULA = re.compile(r"\$(?=\S)([^$]*\S)\$(?!\w)")
 _PLUS = re.compile(r"(?<![\w+])\+(?=[^\w\s]?\d)")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[,'’ ]\d{3})+(?!\d)")
 _OPERATOR = re.compile(r"(?<=\d) ?([-+*/×÷=<>^:]+) ?(?=[-\d])|(?<=\d) (?=[%‰°])")
 _MEANT = re.compile(
-    r"(?<!\w)-(?=[^\w\s]{0,2}\d|\w\b|∞)"  # -5, -$.5, -½ and -x, but not the "- 5" of a list
+    r"(?<!\w)-(?=[^\w\s]{0,2}[\d¼½¾⅐-⅞π∞])"  # -5, -$.5, -½, but not the "- 5" of a list
     r"|(?<![\w.])\.(?=\d)"  # .5
     r"|(?<=\d)\W+(?=\d)|(?<=\de)-(?=\d)"  # 3.5, 1/2, 7:30, 3 5, 1e-5
     r"|(?<=\w)\^(?=\w)|(?<=\b\w)/(?=\w\b)|!(?==)"  # x^2, a/b, !=
     r"|(?<=\w)#|[%‰]"  # C#, 5%
     r"|(?:(?<=\b\w)|(?<=\b\w\w))-(?!\w)"  # A-, AB-, Cl-
 )
+# An answer is spelt in no more characters than this for each that counts; what a model says may
+# be far longer.
+_SPELLING = 8
 
 
 @lru_cache(1 << 14)
 def fold(text: str) -> str:
     """What is compared of an answer: "São Tomé." -> saotome, $1,000 -> $1000, -3.5 % -> -3.5%.
 
-    Case, accents, spaces and punctuation go. What changes the meaning stays: vowel signs and
-    voicing marks, symbols such as + < €, and of punctuation the sign of a number, all that stands
-    between two digits but for separators of thousands, %, and the ends of C# and A-.
+    Case, accents, spaces and punctuation go, and symbols that stand alone around the rest. What
+    changes the meaning stays: vowel signs and voicing marks, other symbols such as + < €, and of
+    punctuation the sign of a number, all that stands between two digits but for separators of
+    thousands, %, and the ends of C# and A-.
     """
     return _folded(_joined(text))
 
@@ -45,12 +48,16 @@ def exact_match(text: str, answers: Iterable[str]) -> float:
 
 def prefix_match(text: str, answers: Iterable[str]) -> float:
     """1 when the first line begins with an answer, after folding, at the end of a word."""
-    wanted = {fold(answer) for answer in answers}
-    line = _joined(text.partition("\n")[0])
+    first_line, answers = text.partition("\n")[0], tuple(answers)
+    if not may_begin(first_line, answers):
+        return 0.0
+    wanted, lengths = set(map(fold, answers)), {len(_letters(answer)) for answer in answers}
+    line = _joined(first_line)
     most = _SPELLING * max(map(len, wanted), default=0) + 100
     words = (line if len(line) <= most else line[:most].rpartition(" ")[0]).split()
-    starts = (_folded(" ".join(words[:n])) for n in range(1, len(words) + 1))
-    return float(any(start in wanted for start in starts))
+    n_letters = accumulate(sum(map(str.isalnum, word)) for word in words)
+    ends = [n for n, length in enumerate(n_letters, 1) if length in lengths]
+    return float(any(_folded(" ".join(words[:n])) in wanted for n in ends))
 
 
 def may_match(text: str, answers: Iterable[str]) -> bool:
@@ -82,17 +89,29 @@ def _letters(text: str) -> str:
 def _joined(text: str) -> str:
     """Without accents, and without spaces inside of numbers: 10 %, 1 000, 1 / 2."""
     text = "".join(c for c in _normal(text) if not _is_accent(c)).translate(_DASHES)
+    text = re.sub(r"(?<=\d)\s*—\s*(?=\d)", "-", _FORMULA.sub(r"\1", text))
     text = _THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
-    text = re.sub(r"(?:(?<=\w)[,.;:])?\s+", " ", text)
+    text = re.sub(r"(?:(?<=\w)[,.;]|(?<=\w):(?!\s*\d))?\s+", " ", text)
     return _OPERATOR.sub(r"\1", text)
 
 
 def _folded(text: str) -> str:
-    text, kept, end = _PLUS.sub("", text), list[str](), 0
+    text, kept, end = _PLUS.sub("", _without_frame(text)), list[str](), 0
     for meant in _MEANT.finditer(text):
-        kept += [_bare(text[end : meant.start()]), meant[0]]
+        kept += [_bare(text[end : meant.start()]), " " if meant[0] in ",;" else meant[0]]
         end = meant.end()
     return "".join([*kept, _bare(text[end:])])
+
+
+def _without_frame(text: str) -> str:
+    """Without what stands alone before and after the words: "= 12", "| Paris |", "Paris →"."""
+    words = text.split(" ")
+    there = [n for n, word in enumerate(words) if any(map(_is_word, word))]
+    return " ".join(words[there[0] : there[-1] + 1]) if there else text
+
+
+def _is_word(c: str) -> bool:
+    return c.isalnum() or unicodedata.category(c) == "Sc"
 
 
 def _normal(text: str) -> str:
@@ -103,7 +122,8 @@ def _normal(text: str) -> str:
 
 
 def _apart(c: str) -> str:
-    return c if unicodedata.category(c) == "No" else unicodedata.normalize("NFKD", c)
+    is_kept = c.isnumeric() and unicodedata.decomposition(c).startswith(("<super>", "<fraction>"))
+    return c if is_kept else unicodedata.normalize("NFKD", c)
 
 
 def _is_accent(c: str) -> bool:

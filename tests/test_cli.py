@@ -356,7 +356,7 @@ def test_broken_memories_are_empty_ones(name: str, run: Run, own_cache: Path) ->
     assert json.loads((own_cache / name).read_text(encoding="utf-8")).keys() == good.keys()
 
 
-@pytest.mark.parametrize("noise", ["0x1p99999", "nan", "inf", "-0x1p0"])
+@pytest.mark.parametrize("noise", ["0x1p99999", "nan"])
 def test_a_noise_that_is_none_is_not_believed(noise: str, run: Run, own_cache: Path) -> None:
     sweep = ("sweep", "-n", "2", "--all-examples", "--layers", "3", "-p", "skip", "--json")
     assert document(run(*sweep))["near_ties"] is not None

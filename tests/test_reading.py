@@ -283,10 +283,7 @@ def test_shards_of_different_splits_are_not_merged(tiny_run: Command, command: C
 @pytest.mark.parametrize(
     ("settings", "code"),
     [
-        (b"text.usetex: True", 0),
-        (b"font.size: 1e9", 0),
-        (b"path.simplify: bogus", 0),
-        (b"backend: module://stranger", 0),
+        (b"text.usetex: True\nfont.size: 1e9\npath.simplify: bogus\nbackend: module://stranger", 0),
         (b"\xff\xfe", 2),
     ],
 )

@@ -105,7 +105,7 @@ def test_what_kills_llama_kills_only_the_trial(
         models.find(str(tiny_file("llama")))
 
 
-@pytest.mark.parametrize("letter", ["1", "!", "a", "漢", " "])
+@pytest.mark.parametrize("letter", ["1", "漢"])
 def test_a_tokenizer_that_recurses_for_every_character(
     letter: str, tiny_file: Callable[[str], Path], own_cache: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ Reads a line of JSON with the template, then one for every prompt; writes a line
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from localprobe.workers import bound_memory
+from localprobe.workers import bound
 
 MOST_BYTES = 1 << 22
 """Of what a template renders, as JSON."""
@@ -70,7 +71,8 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    bound_memory(_MEMORY)
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses some
+        bound(AS=_MEMORY, CORE=0)
     render: Callable[[str], str] | None = None
     for line in sys.stdin:
         request = json.loads(line)

@@ -159,8 +159,7 @@ def new_manifest(
 def read_manifest(folder: Path) -> Manifest:
     """The manifest in a folder. Raises LocalprobeError where there is none, or it is damaged."""
     file = folder / MANIFEST
-    if file.is_symlink() or (file.exists() and not file.is_file()):
-        raise LocalprobeError(f"{file} is damaged: it is a link or a device, and no file")
+    refuse_links(file)
     if not file.exists():
         raise LocalprobeError(f"{folder} holds no run: there is no {MANIFEST} in it")
     text = read_bytes(file, most=_MOST_BYTES)
@@ -178,6 +177,12 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(data)
 
 
+def refuse_links(file: Path) -> None:
+    """What is at the other end is not ours to read, and least of all to write."""
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise LocalprobeError(f"{file} is damaged: it is a link or a device, and no file")
+
+
 class _DamagedError(Exception):
     """What is wrong with it."""
 
@@ -186,17 +191,6 @@ _NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
 _MOST_LAYERS = 512
 _MOST_BYTES = 1 << 24
 _DEEPEST = 5
-
-
-def contradictions(one: Manifest, other: Manifest) -> list[str]:
-    """What must be alike in runs without `differences`, and is not: one was changed by hand."""
-    return [key for key in _DERIVED if one.data.get(key) != other.data.get(key)]
-
-
-def joint_noise(manifests: Iterable[Manifest]) -> float | None:
-    """That of rows which come from several machines."""
-    noises = [manifest.noise for manifest in manifests]
-    return None if None in noises else max(noise for noise in noises if noise is not None)
 
 
 def _check(data: Any) -> None:
@@ -321,6 +315,17 @@ def differences(one: Manifest, other: Manifest, *, but_shards: bool = False) -> 
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]
+
+
+def contradictions(one: Manifest, other: Manifest) -> list[str]:
+    """What must be alike in runs without `differences`, and is not: one was changed by hand."""
+    return [key for key in _DERIVED if one.data.get(key) != other.data.get(key)]
+
+
+def joint_noise(manifests: Iterable[Manifest]) -> float | None:
+    """That of rows which come from several machines."""
+    noises = [manifest.noise for manifest in manifests]
+    return None if None in noises else max(noise for noise in noises if noise is not None)
 
 
 def now() -> str:

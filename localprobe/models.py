@@ -131,9 +131,18 @@ def choose_engine(
     """
     if name not in (RESUME, FULL):
         raise LocalprobeError(f"unknown engine {name!r}; {did_you_mean(name, (RESUME, FULL))}")
+    noise, reason = _noise(loaded, tell)
+    if name == FULL:
+        return FullEngine(loaded.model, noise), ""
+    if noise is None:
+        return FullEngine(loaded.model), reason
+    return ResumeEngine(loaded.model, batch_size, noise), ""
+
+
+def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | None, str]:
+    """That of resuming, in logits; None, and why, where it was not proved exact on this model."""
     if not loaded.model.can_leave_out:
-        reason = "this build of llama-cpp-python marks what is to be computed in another way"
-        return FullEngine(loaded.model), "" if name == FULL else reason
+        return None, "this build of llama-cpp-python marks what is to be computed in another way"
 
     def run() -> str:
         tell(f"measuring {loaded.name}, once ...")
@@ -147,12 +156,8 @@ def choose_engine(
     try:
         noise = float.fromhex(found)
     except (ValueError, OverflowError):
-        noise = math.nan
-    if not 0 <= noise < math.inf:
-        return FullEngine(loaded.model), "" if name == FULL else found
-    if name == FULL:
-        return FullEngine(loaded.model, noise), ""
-    return ResumeEngine(loaded.model, batch_size, noise), ""
+        return None, found
+    return (noise, "") if 0 <= noise < math.inf else (None, found)
 
 
 @contextmanager

@@ -7,12 +7,13 @@ was wrong or nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from localprobe.workers import bound_memory
+from localprobe.workers import bound
 
 _ROWS_AT_ONCE = 1024  # each time with all texts of the row group so far
 _TEXTS = ("string", "large_string", "string_view")
@@ -26,8 +27,8 @@ class _RefusedError(Exception):
 def _records(path: str, keys: Sequence[str], longest: int, most: int) -> Iterator[dict[str, Any]]:
     from pyarrow import compute, parquet, types
 
-    with parquet.ParquetFile(path) as file:
-        schema, metadata = file.schema_arrow, file.metadata
+    metadata = parquet.read_metadata(path)
+    schema = metadata.schema.to_arrow_schema()
     there = [name for name in keys if name in schema.names]
     for name in there:
         kind = schema.field(name).type
@@ -38,7 +39,7 @@ def _records(path: str, keys: Sequence[str], longest: int, most: int) -> Iterato
     delta = {name for name, encodings in _encodings(metadata) if "DELTA" in encodings}
     packed = [name for name in there if name not in delta]
     size = 0
-    with parquet.ParquetFile(path, read_dictionary=packed) as file:
+    with parquet.ParquetFile(path, metadata=metadata, read_dictionary=packed) as file:
         for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=there):
             for texts in batch.columns:
                 values = getattr(texts, "dictionary", texts)
@@ -62,11 +63,12 @@ def _encodings(metadata: Any) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     request = json.loads(sys.stdin.readline())
-    bound_memory(4 * request["most"] + _SPARE_MEMORY)
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses some
+        bound(DATA=4 * request["most"] + _SPARE_MEMORY, CORE=0)
     wrong = ""
     try:
         for record in _records(**request):
-            print(json.dumps(record), flush=True)
+            print(json.dumps(record))
     except MemoryError:
         wrong = "it takes too much memory"
     except _RefusedError as error:

@@ -25,6 +25,7 @@ from localprobe.manifest import (
     joint_noise,
     now,
     read_manifest,
+    refuse_links,
     write_manifest,
 )
 from localprobe.rows import CLEAN, Row, from_json, to_json
@@ -193,9 +194,7 @@ def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
     Raises LocalprobeError where something is damaged before that.
     """
     file = path / ROWS
-    if file.is_symlink() or (file.exists() and not file.is_file()):
-        # What is at the other end is not ours to read, and least of all to write.
-        raise LocalprobeError(f"{file} is damaged: it is a link or a device, and no file")
+    refuse_links(file)
     if not file.exists():
         return [], 0
     reader = _Reader(manifest)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from localprobe import workers
 from localprobe.cache import remembered_of_file
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.foreign import printable
@@ -138,18 +139,13 @@ def _limit_resources(path: Path) -> None:
 
         ctypes.windll.kernel32.SetErrorMode(0x3)  # no dialogue when it crashes
         return
-    import resource
-
     # What is written to, not what is mapped: a GPU's driver reserves addresses without bound. The
     # file itself is mapped, and may be copied once, for a faster layout of its weights.
-    limits = {
-        resource.RLIMIT_DATA: 2 * path.stat().st_size + _SPARE_MEMORY,
-        resource.RLIMIT_CPU: _limit(path) + 5,  # should the parent be killed
-        resource.RLIMIT_CORE: 0,
-    }
-    for what, most in limits.items():
-        hard = resource.getrlimit(what)[1]
-        resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
+    workers.bound(
+        DATA=2 * path.stat().st_size + _SPARE_MEMORY,
+        CPU=_limit(path) + 5,  # should the parent be killed
+        CORE=0,
+    )
 
 
 def _try(path: Path, header: Header) -> None:

@@ -36,10 +36,14 @@ def end(worker: subprocess.Popen[str]) -> None:
     worker.wait()
 
 
-def bound_memory(n_bytes: int) -> None:
-    """In a worker: no more than this, where the system can hold it to that, and no core dump."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
+def bound(**limits: int) -> None:
+    """In a worker: no more than this of what resource calls RLIMIT_…; without effect on Windows."""
+    if sys.platform == "win32":
+        return
+    import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (n_bytes, n_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name, most in limits.items():
+        what = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(what)[1]
+        most = most if hard < 0 else min(most, hard)
+        resource.setrlimit(what, (most, most))

@@ -95,7 +95,7 @@ OTHER = [
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_the_same_answer_in_another_spelling(one: str, other: str) -> None:
     assert exact_match(other, [one]) == exact_match(one, [other]) == 1
-    assert prefix_match(f"{other} then", [one]) == 1
+    assert prefix_match(f"{other}, then", [one]) == 1
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER)

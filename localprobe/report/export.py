@@ -10,7 +10,7 @@ from typing import Any
 
 from localprobe.errors import LocalprobeError
 from localprobe.foreign import escaped
-from localprobe.report.documents import score_records
+from localprobe.report.documents import mean, score_records
 from localprobe.report.terminal import json_text
 from localprobe.results import Run
 
@@ -41,8 +41,14 @@ def _scores(run: Run) -> list[dict[str, Any]]:
     """Mean scores, the clean model's first, each with what it is of."""
     tally, about = run.tally, _about(run)
     clean = [
-        {**about, "patch": "clean", "layer": None, "metric": metric}
-        | (asdict(score) if score.n else {"score": None, "n": 0})
+        {
+            **about,
+            "patch": "clean",
+            "layer": None,
+            "metric": metric,
+            **asdict(score),
+            "score": mean(score),
+        }
         for metric in tally.clean_metrics
         for score in [tally.baseline_score(metric)]
     ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions, Template
-from localprobe.tasks.matching import exact_match, is_decided
+from localprobe.tasks.matching import exact_match, may_match
 from localprobe.tomlfile import TomlFile
 
 TEMPLATE = "Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of {country}?\nA:"
@@ -47,4 +47,5 @@ class Capitals:
         return {EXACT_MATCH: exact_match(text, example.answers)}
 
     def is_settled(self, text: str, examples: Sequence[Example]) -> bool:
-        return is_decided(text, examples)
+        """At the line end, or where the text fits none of the answers."""
+        return not any(may_match(text, example.answers) for example in examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -83,8 +84,9 @@ def _parquet(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, A
     assert worker.stdout is not None
     wrong = "the library that reads it broke down"
     try:
-        worker.stdin.write(json.dumps({"path": str(path), "keys": keys, **limits}) + "\n")
-        worker.stdin.flush()
+        with contextlib.suppress(OSError):  # if it died already, there is nothing to be read, too
+            worker.stdin.write(json.dumps({"path": str(path), "keys": keys, **limits}) + "\n")
+            worker.stdin.flush()
         for number, line in enumerate(worker.stdout, 1):
             if not line.endswith("\n"):
                 break

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import accumulate
-
-from localprobe.tasks.base import Example
 
 _DASHES = dict.fromkeys(map(ord, "‐‒−–"), "-")
 _FORMULA = re.compile(r"\$(?=\S)([^$]*\S)\$(?!\w)")
@@ -61,7 +59,7 @@ def prefix_match(text: str, answers: Iterable[str]) -> float:
 
 
 def may_match(text: str, answers: Iterable[str]) -> bool:
-    """Whether a text so far may be, or come to be, an exact match."""
+    """Whether a text so far may be, or come to be, an exact match; a line end settles it."""
     said = _letters(text)
     return "\n" not in text and any(_letters(answer).startswith(said) for answer in answers)
 
@@ -71,11 +69,6 @@ def may_begin(text: str, answers: Iterable[str]) -> bool:
     said = _letters(text)
     starts = (said.startswith(each) or each.startswith(said) for each in map(_letters, answers))
     return "\n" not in text and any(starts)
-
-
-def is_decided(text: str, examples: Sequence[Example]) -> bool:
-    """Whether exact matches of these examples are settled: the line ends, or fits none of them."""
-    return not any(may_match(text, example.answers) for example in examples)
 
 
 @lru_cache(1 << 14)

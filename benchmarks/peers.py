@@ -20,9 +20,9 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from localprobe import models
+from localprobe.engine.interventions import Freeze, Random, Shuffle, Skip
 from localprobe.engine.resume import ResumeEngine
-from localprobe.interventions import Freeze, Random, Shuffle, Skip
+from localprobe.models import opening as models
 from localprobe.tasks.capitals import Capitals
 
 PATCHES = ("random", "shuffle", "freeze", "skip")

@@ -27,9 +27,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from tqdm import tqdm
 
-from localprobe import models
+from localprobe.engine.interventions import Freeze, Random, Shuffle, Skip
 from localprobe.engine.resume import ResumeEngine
-from localprobe.interventions import Freeze, Random, Shuffle, Skip
+from localprobe.models import opening as models
 from localprobe.tasks.capitals import Capitals
 
 MOST_ABOVE_FILE = 1000e6

@@ -21,7 +21,7 @@ def run() -> int:
 
     try:
         signal.signal(signal.SIGTERM, terminate)
-        from localprobe.cli import main
+        from localprobe.cli.app import main
 
         code = main()
     except KeyboardInterrupt:

@@ -16,20 +16,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from localprobe import interventions, probing, swapping
+from localprobe.engine import interventions
 from localprobe.engine.full import Answer, FullEngine
+from localprobe.engine.layers import Layers, layers_text, parse_layers
 from localprobe.engine.resume import BATCH_SIZE
 from localprobe.errors import LocalprobeError, NotFiniteError
-from localprobe.experiment import Experiment, encoder
-from localprobe.layers import Layers, layers_text, parse_layers
-from localprobe.manifest import Manifest, new_manifest
-from localprobe.models import RESUME, LoadedModel, choose_engine, model_record, open_model
-from localprobe.probing import ProbeRow
-from localprobe.registry import DEFAULT_MODEL
-from localprobe.results import Run, read_run
-from localprobe.rows import Row
-from localprobe.run_folder import RunFolder
-from localprobe.swapping import SwapPlan, SwapRow
+from localprobe.experiments import probe as probing
+from localprobe.experiments import swap as swapping
+from localprobe.experiments.experiment import Experiment, encoder
+from localprobe.experiments.probe import ProbeRow
+from localprobe.experiments.swap import SwapPlan, SwapRow
+from localprobe.models.opening import RESUME, LoadedModel, choose_engine, model_record, open_model
+from localprobe.models.registry import DEFAULT_MODEL
+from localprobe.runs.folder import RunFolder
+from localprobe.runs.manifest import Manifest, new_manifest
+from localprobe.runs.results import Run, read_run
+from localprobe.runs.rows import Row
 
 T = TypeVar("T")
 Watch = Callable[[Iterator[T], int], Iterable[T]]

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tiny
-from dequantise import dequantise
+from helpers import tiny
+from helpers.dequantise import dequantise
 from hypothesis import settings
 
-from localprobe import models
 from localprobe.engine.full import FullEngine
 from localprobe.llama.model import Model
+from localprobe.models import opening as models
 
 # The same in every run: what is new is looked for by the thorough one.
 settings.register_profile("default", max_examples=50, derandomize=True)
@@ -58,7 +58,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.setenv("LOCALPROBE_CACHE", str(cache))
-    monkeypatch.setattr("localprobe.registry.config_dir", lambda: tmp_path / "config")
+    monkeypatch.setattr("localprobe.models.registry.config_dir", lambda: tmp_path / "config")
     monkeypatch.chdir(work)
     return cache
 

@@ -31,7 +31,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import mutants
+from helpers import mutants
 
 SECONDS_A_FILE = 40
 TRIAL_SECONDS = 15
@@ -78,7 +78,7 @@ class ForkedTrials:
 
     def __init__(self, said: Path) -> None:
         import localprobe.llama.model  # noqa: F401  (before the fork)
-        from localprobe import vetting
+        from localprobe.models import vetting
 
         self._requests, requests = os.pipe()[::-1]
         replies, self_replies = os.pipe()
@@ -97,7 +97,7 @@ class ForkedTrials:
 
     def __call__(self, path: Path, seconds: float) -> tuple[int, str]:
         """In the place of `vetting.run_child`."""
-        from localprobe import vetting
+        from localprobe.models import vetting
 
         os.write(self._requests, json.dumps([str(path), seconds]).encode() + b"\n")
         code = struct.unpack("<q", os.read(self._replies, 8))[0]
@@ -139,7 +139,7 @@ def work(jobs: Connection, results: Connection, folder: Path, *, spawn: bool, re
     sys.stderr = (folder / "stderr").open("w", encoding="utf-8", errors="replace")
     os.dup2(sys.stderr.fileno(), 2)
     _limit_memory()
-    from localprobe import vetting
+    from localprobe.models import vetting
 
     vetting._SECONDS = TRIAL_SECONDS
     if hasattr(os, "fork") and not spawn:
@@ -195,13 +195,13 @@ def _peak_memory() -> int:
 def open_and_use(path: Path, rng: random.Random) -> Result:
     """What a user meets who opens this file, probes it, and asks for its facts."""
     from localprobe.errors import LocalprobeError, ModelError
-    from localprobe.header import read_header
+    from localprobe.models.header import read_header
 
     stage = STATIC
     try:
         read_header(path)
         stage = TRIAL
-        from localprobe import models
+        from localprobe.models import opening as models
 
         models.find(str(path))
         stage = CHECK
@@ -369,8 +369,8 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     real = ""
     if options.real:
-        from localprobe.models import locate
-        from localprobe.registry import DEFAULT_MODEL
+        from localprobe.models.opening import locate
+        from localprobe.models.registry import DEFAULT_MODEL
 
         real = str(locate(DEFAULT_MODEL)[1])
     started = time.monotonic()

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import psutil
-import tiny
+from helpers import tiny
 
 from localprobe.api import Model, RunningSweep
-from localprobe.experiment import Experiment
+from localprobe.experiments.experiment import Experiment
 
 MOST_GROWTH = 20e6
 

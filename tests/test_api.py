@@ -17,7 +17,7 @@ import pytest
 import localprobe
 from localprobe import LocalprobeError, Model, load_run, probe, swap, sweep
 from localprobe.engine.full import FullEngine
-from localprobe.interventions import Skip
+from localprobe.engine.interventions import Skip
 from localprobe.llama.model import NoEdit
 
 README = Path(__file__).parent.parent / "README.md"

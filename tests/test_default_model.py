@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helps import COMMANDS, EXAMPLE
+from helpers.helps import COMMANDS, EXAMPLE
 
-from localprobe.cli import main
+from localprobe.cli.app import main
 from localprobe.engine.full import FullEngine
-from localprobe.interventions import Freeze, Random
+from localprobe.engine.interventions import Freeze, Random
 from localprobe.llama.model import Model
 
 PROMPT = r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"

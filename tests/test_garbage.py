@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from localprobe.api import Model, RunningSweep
-from localprobe.cli import main
+from localprobe.cli.app import main
 from localprobe.errors import LocalprobeError
-from localprobe.experiment import Experiment
-from localprobe.foreign import is_obeyed
-from localprobe.manifest import MANIFEST
-from localprobe.run_folder import ROWS
-from localprobe.shard import Shard
+from localprobe.experiments.experiment import Experiment
+from localprobe.files.foreign import is_obeyed
+from localprobe.runs.folder import ROWS
+from localprobe.runs.manifest import MANIFEST
+from localprobe.runs.shard import Shard
 from localprobe.tasks.base import TaskOptions
 from localprobe.tasks.cnn_dailymail import CnnDailymail
 
@@ -532,7 +532,7 @@ def test_parquet_that_breaks_its_reader(tmp_path: Path, monkeypatch: pytest.Monk
     pytest.importorskip("pyarrow")
     (tmp_path / "own.parquet").write_bytes(b"PAR1")
     # pyarrow aborts on some files, on which depends on its version.
-    monkeypatch.setattr("localprobe.workers.start", lambda _: start_dying())
+    monkeypatch.setattr("localprobe.files.workers.start", lambda _: start_dying())
     with pytest.raises(LocalprobeError, match="the library that reads it broke down"):
         CnnDailymail(TaskOptions(data=tmp_path / "own.parquet")).examples()
 

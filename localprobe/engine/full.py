@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from localprobe.engine.interventions import Edit, FloatArray, Intervention
 from localprobe.errors import NotFiniteError
-from localprobe.interventions import Edit, FloatArray, Intervention
 from localprobe.llama.model import Model
 from localprobe.llama.residual import Keep
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from localprobe.engine.full import CLEAN, NO_ANSWER, Answer, CleanRun, FullEngine, Stop, Writing
-from localprobe.errors import ModelError, NotFiniteError
-from localprobe.interventions import (
+from localprobe.engine.interventions import (
     Edit,
     FloatArray,
     Freeze,
@@ -31,6 +30,7 @@ from localprobe.interventions import (
     Shuffle,
     Skip,
 )
+from localprobe.errors import ModelError, NotFiniteError
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.model import Model
 from localprobe.llama.residual import Keep

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
-from localprobe.foreign import printable
+from localprobe.files.foreign import printable
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
+from localprobe.llama.memory import check_fits
 from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
 from localprobe.llama.stack import with_stack
-from localprobe.memory import check_fits
 
 GGUF_MAGIC = b"GGUF"
 _CONTEXT_STEP = 256

@@ -13,8 +13,8 @@ from localprobe.errors import LocalprobeError
 from localprobe.report.documents import mean
 from localprobe.report.score_table import limits
 from localprobe.report.terminal import bar, column_width, heat, layer_table, speaks_unicode, visible
-from localprobe.results import Run
-from localprobe.tally import ORIGINAL, SWAP
+from localprobe.runs.results import Run
+from localprobe.runs.tally import ORIGINAL, SWAP
 
 _NUMBER = 4
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from localprobe.answers import top_tokens
 from localprobe.api import Probe, Swap
-from localprobe.bench import BenchResult, PatchTimes
+from localprobe.engine.answers import top_tokens
 from localprobe.engine.full import Answer
+from localprobe.experiments.bench import BenchResult, PatchTimes
 from localprobe.llama.model import Model
-from localprobe.manifest import Manifest
-from localprobe.models import LoadedModel, model_record
-from localprobe.tally import Score, Tally
+from localprobe.models.opening import LoadedModel, model_record
+from localprobe.runs.manifest import Manifest
+from localprobe.runs.tally import Score, Tally
 
 
 def token_records(model: Model, tokens: Sequence[int]) -> list[dict[str, Any]]:

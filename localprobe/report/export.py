@@ -9,10 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from localprobe.errors import LocalprobeError
-from localprobe.foreign import escaped
+from localprobe.files.foreign import escaped
 from localprobe.report.documents import mean, score_records
 from localprobe.report.terminal import json_text
-from localprobe.results import Run
+from localprobe.runs.results import Run
 
 FORMATS = ("csv", "jsonl", "md")
 

@@ -18,10 +18,10 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 
-from localprobe.cache import write_atomically
+from localprobe.files.cache import write_atomically
 from localprobe.report.terminal import visible
-from localprobe.results import Run
-from localprobe.tally import MODIFIED, ORIGINAL, SWAP
+from localprobe.runs.results import Run
+from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP
 
 FORMATS = (".png", ".svg", ".pdf")
 

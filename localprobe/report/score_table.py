@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from localprobe.interventions import Freeze
+from localprobe.engine.interventions import Freeze
 from localprobe.report.terminal import (
     bar,
     column_width,
@@ -17,7 +17,7 @@ from localprobe.report.terminal import (
     speaks_unicode,
     visible,
 )
-from localprobe.tally import KEPT, SWAP, Column, Score, Tally
+from localprobe.runs.tally import KEPT, SWAP, Column, Score, Tally
 
 _NUMBER, _INTERVAL = 4, 7
 

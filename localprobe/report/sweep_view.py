@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.text import Text
 from tqdm import tqdm
 
+from localprobe.experiments.sweep import Sweep
 from localprobe.report.score_table import head, report, score_table
 from localprobe.report.terminal import duration, is_live, say, stdout_console
-from localprobe.rows import Row
-from localprobe.sweeping import Sweep
+from localprobe.runs.rows import Row
 
 _PROGRESS_STEPS = 1000
 _SECONDS_BETWEEN_LINES = 30

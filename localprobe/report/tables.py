@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from localprobe.bench import BenchResult
-from localprobe.probing import ProbeRow
+from localprobe.experiments.bench import BenchResult
+from localprobe.experiments.probe import ProbeRow
+from localprobe.experiments.swap import SwapRow
 from localprobe.report.terminal import (
     GAP,
     LAYER_WIDTH,
@@ -26,8 +27,7 @@ from localprobe.report.terminal import (
     speaks_unicode,
     visible,
 )
-from localprobe.swapping import SwapRow
-from localprobe.tally import MODIFIED, ORIGINAL
+from localprobe.runs.tally import MODIFIED, ORIGINAL
 
 _SHARE_WIDTH = 13
 _NUMBER_WIDTH = 4

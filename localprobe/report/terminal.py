@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from localprobe.foreign import escaped, escaped_json, printable
+from localprobe.files.foreign import escaped, escaped_json, printable
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from localprobe.files.tomlfile import TomlFile
 from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions, Template
 from localprobe.tasks.matching import exact_match, may_match
-from localprobe.tomlfile import TomlFile
 
 TEMPLATE = "Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of {country}?\nA:"
 

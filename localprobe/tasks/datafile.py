@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from localprobe import workers
 from localprobe.errors import LocalprobeError
-from localprobe.foreign import printable
-from localprobe.textfile import read_text
+from localprobe.files import workers
+from localprobe.files.foreign import printable
+from localprobe.files.textfile import read_text
 
 _LONGEST_FIELD = 1 << 24
 _MOST_CHARACTERS = 1 << 29
@@ -79,7 +79,7 @@ def _parquet(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, A
     if not path.is_file():
         raise LocalprobeError(f"cannot read {path}: there is no such file")
     limits = {"longest": _LONGEST_FIELD, "most": _MOST_CHARACTERS}
-    worker = workers.start("localprobe.parquet_worker")
+    worker = workers.start("localprobe.tasks.parquet_worker")
     assert worker.stdin is not None
     assert worker.stdout is not None
     wrong = "the library that reads it broke down"

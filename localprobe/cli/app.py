@@ -1,0 +1,612 @@
+"""The command line: parse, call, show. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from localprobe.errors import LocalprobeError
+from localprobe.files.foreign import printable
+from localprobe.models.registry import DEFAULT_MODEL
+
+_LONGEST_MESSAGE = 1900
+_ALL = ("random", "shuffle", "freeze", "skip")
+_PROMPT_HELP = (
+    r"The prompt; \n is a newline (\\n: no newline), @FILE reads a file, - reads standard input."
+)
+_EXAMPLE_PROMPT = (
+    r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
+)
+
+
+def _example(line: str) -> str:
+    # \b keeps click from wrapping: what is shown can be pasted.
+    return f"\b\nExample:\n  {line}"
+
+
+app = typer.Typer(
+    name="localprobe",
+    help="Overwrite what earlier tokens hold at a layer of a GGUF model; watch the answer change.",
+    epilog=_example("localprobe demo"),
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="A name of `localprobe models`, or a .gguf file."
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="CPU threads; 0: one a core. Take fewer if it is busy.",
+        min=0,
+        max=512,
+    ),
+]
+GpuLayers = Annotated[
+    int, typer.Option(metavar="N", help="Blocks to place on the GPU; -1: all.", min=-1)
+]
+Ctx = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Longest sequence in tokens; 0: as the model was trained.", min=0
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="resume: compute only what changes; full: whole passes.",
+    ),
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the random draws.", min=0)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Layers = Annotated[
+    str,
+    typer.Option(
+        metavar="LAYERS",
+        help="Layers: all, 12, 3,7,12, 0:30:2 (Python's slices) or -5: (the last).",
+    ),
+]
+MaxTokens = Annotated[int, typer.Option(metavar="N", help="Longest answer in tokens.", min=1)]
+ProbePatches = Annotated[
+    list[str],
+    typer.Option(
+        "--patch",
+        "-p",
+        metavar="NAME",
+        help="random, shuffle, freeze, skip or inject, with commas; all but inject if not given.",
+    ),
+]
+SweepPatches = Annotated[
+    list[str],
+    typer.Option(
+        "--patch",
+        "-p",
+        metavar="NAME",
+        help="random, shuffle, freeze, skip or swap, with commas; all but swap if not given.",
+    ),
+]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="Put prompts through the model's own chat template."),
+]
+Batch = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Prompts in one decode, at most; 0: what is fast, or 1 where rows are written down.",
+        min=0,
+        max=256,
+    ),
+]
+Out = Annotated[
+    Optional[Path],
+    typer.Option(metavar="DIR", help="Write every row to this folder, or go on in it."),
+]
+ShardOption = Annotated[
+    str,
+    typer.Option("--shard", metavar="I/N", help="Do only every N-th example, from the I-th on."),
+]
+Runs = Annotated[
+    list[Path], typer.Argument(metavar="DIR...", help="Folders that runs were written to.")
+]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help=_PROMPT_HELP)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from localprobe import __version__
+
+        print(f"localprobe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline", help="Before the command: fetch nothing; also: LOCALPROBE_OFFLINE=1."
+        ),
+    ] = False,
+) -> None:
+    if offline:
+        os.environ["LOCALPROBE_OFFLINE"] = "1"
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(epilog=_example("localprobe demo"))
+def demo(
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    short: Annotated[bool, typer.Option("--short", help="Fewer layers and examples.")] = False,
+) -> None:
+    """Two experiments on a small model, explained: a swap, then a sweep."""
+    from localprobe.cli import commands
+    from localprobe.cli import demo as show
+
+    with commands.ModelChoice(model, threads, gpu_layers, 0).open() as opened:
+        show.run(opened, short=short)
+
+
+@app.command(
+    epilog=_example(
+        f"localprobe probe '{_EXAMPLE_PROMPT}' --patch freeze --patch skip --layers 16:"
+    )
+)
+def probe(
+    prompt: Prompt,
+    patch: ProbePatches = [],  # noqa: B006
+    layers: Layers = "all",
+    max_tokens: MaxTokens = 8,
+    donor: Annotated[
+        Optional[str], typer.Option(help="For inject: the prompt whose states are injected.")
+    ] = None,
+    at: Annotated[
+        Optional[str],
+        typer.Option(help="For inject: the token written to, an index or a word (its last place)."),
+    ] = None,
+    donor_at: Annotated[
+        Optional[str],
+        typer.Option(help="For inject: the donor's token, an index or a word (its last place)."),
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    ctx: Ctx = 0,
+    engine: Engine = "resume",
+    seed: Seed = 0,
+    chat: Chat = False,
+    json: Json = False,
+) -> None:
+    """One prompt: the answer at each layer under each intervention."""
+    from localprobe.cli import commands
+
+    commands.probe(
+        prompt=prompt,
+        patches=_names(patch),
+        layers=layers,
+        max_tokens=max_tokens,
+        donor=donor,
+        at=at,
+        donor_at=donor_at,
+        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
+        seed=seed,
+        chat=chat,
+        json=json,
+    )
+
+
+@app.command(epilog=_example(f"localprobe swap '{_EXAMPLE_PROMPT}' France Italy --layers 16:"))
+def swap(
+    prompt: Prompt,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A word of the prompt.")],
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", help="What the donor prompt has in its place.")
+    ],
+    layers: Layers = "all",
+    max_tokens: MaxTokens = 8,
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    ctx: Ctx = 0,
+    engine: Engine = "resume",
+    chat: Chat = False,
+    json: Json = False,
+) -> None:
+    """Swap OLD for NEW at one layer: what does the answer follow?"""
+    from localprobe.cli import commands
+
+    commands.swap(
+        prompt=prompt,
+        old=old,
+        new=new,
+        layers=layers,
+        max_tokens=max_tokens,
+        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
+        chat=chat,
+        json=json,
+    )
+
+
+@app.command(
+    epilog=_example("localprobe sweep --task capitals --patch freeze,skip --layers 16: -n 5")
+)
+def sweep(
+    patch: SweepPatches = [],  # noqa: B006
+    task: Annotated[
+        str, typer.Option(help="What to ask: capitals, math, squad, cnn_dailymail or jsonl.")
+    ] = "capitals",
+    layers: Layers = "all",
+    n: Annotated[
+        Optional[int],
+        typer.Option("-n", metavar="N", help="Use the first N examples; all if not given.", min=1),
+    ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="The task's data: SQuAD's JSON; JSONL, CSV, parquet."),
+    ] = None,
+    digits: Annotated[
+        Optional[int], typer.Option(metavar="N", help="For math: digits of the numbers.", min=1)
+    ] = None,
+    template: Annotated[
+        Optional[str],
+        typer.Option(help=r"Another prompt, with {country}, say, where it goes; \n: newline."),
+    ] = None,
+    all_examples: Annotated[
+        bool,
+        typer.Option("--all-examples", help="Also use examples that the clean model gets wrong."),
+    ] = False,
+    metric: Annotated[
+        Optional[str],
+        typer.Option(help="The score that counts, where a task has several: f1, rougeL."),
+    ] = None,
+    max_tokens: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", help="Longest answer in tokens; the task's if not given.", min=1),
+    ] = None,
+    max_prompt_tokens: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", help="For cnn_dailymail: cut articles to this.", min=1),
+    ] = None,
+    chat: Chat = False,
+    out: Out = None,
+    shard: ShardOption = "1/1",
+    batch: Batch = 0,
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    ctx: Ctx = 0,
+    engine: Engine = "resume",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Many examples: the score at each layer under each intervention."""
+    from localprobe.cli import commands
+    from localprobe.experiments.experiment import Experiment
+    from localprobe.prompts.encoder import unescape
+    from localprobe.runs.shard import parse_shard
+
+    experiment = Experiment(
+        task,
+        tuple(_names(patch)),
+        layers,
+        n=n,
+        seed=seed,
+        metric=metric,
+        all_examples=all_examples,
+        max_tokens=max_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        template=None if template is None else unescape(template),
+        data=data,
+        digits=digits,
+        chat=chat,
+        shard=parse_shard(shard),
+    )
+    choice = commands.ModelChoice(model, threads, gpu_layers, ctx, engine)
+    commands.sweep(experiment, choice, batch=batch, out=out, json=json)
+
+
+@app.command(epilog=_example("localprobe run quick"))
+def run(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A name of `localprobe recipes`, or a .toml.")
+    ],
+    model: Annotated[
+        Optional[str],
+        typer.Option("--model", "-m", metavar="MODEL", help="Instead of the recipe's model."),
+    ] = None,
+    task: Annotated[
+        list[str], typer.Option(help="Of the recipe's tasks, only this one; may be repeated.")
+    ] = [],  # noqa: B006
+    patch: Annotated[
+        list[str],
+        typer.Option("--patch", "-p", metavar="NAME", help="Instead of its interventions."),
+    ] = [],  # noqa: B006
+    layers: Annotated[
+        Optional[str], typer.Option(metavar="LAYERS", help="Instead of the recipe's layers.")
+    ] = None,
+    n: Annotated[
+        Optional[int],
+        typer.Option("-n", metavar="N", help="Examples of each task, instead of its own.", min=1),
+    ] = None,
+    seed: Annotated[
+        Optional[int], typer.Option(metavar="N", help="Instead of the recipe's seed.", min=0)
+    ] = None,
+    max_tokens: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", help="Longest answer in tokens, instead of its own.", min=1),
+    ] = None,
+    chat: Chat = False,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(metavar="DIR", help="The folder to write to or go on in; else a fresh one."),
+    ] = None,
+    shard: ShardOption = "1/1",
+    batch: Batch = 0,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    ctx: Ctx = 0,
+    engine: Engine = "resume",
+    json: Json = False,
+) -> None:
+    """A whole experiment from a recipe, written to a folder as it goes."""
+    from localprobe.cli import commands
+    from localprobe.runs.shard import parse_shard
+
+    changes = {
+        "patches": tuple(_names(patch)) if patch else None,
+        "layers": layers,
+        "n": n,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "chat": chat or None,
+        "shard": parse_shard(shard),
+    }
+    commands.run_recipe(
+        recipe,
+        model,
+        commands.ModelChoice("", threads, gpu_layers, ctx, engine),
+        tasks=task,
+        changes={key: value for key, value in changes.items() if value is not None},
+        out=out,
+        batch=batch,
+        json=json,
+    )
+
+
+@app.command(epilog=_example("localprobe recipes"))
+def recipes(json: Json = False) -> None:
+    """The recipes that come with localprobe."""
+    from localprobe.cli import listing
+
+    listing.list_recipes(json=json)
+
+
+@app.command(epilog=_example("localprobe show runs/quick"))
+def show(
+    runs: Runs,
+    metric: Annotated[
+        Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The table of a run, again."""
+    from localprobe.cli import reading
+
+    reading.show(runs, metric, json=json)
+
+
+@app.command(epilog=_example("localprobe export runs/quick --format md"))
+def export(
+    runs: Runs,
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="csv, jsonl or md.")
+    ] = "csv",
+    rows: Annotated[
+        bool, typer.Option("--rows", help="What was answered to every example, not mean scores.")
+    ] = False,
+) -> None:
+    """A run's scores for other programs, on standard output."""
+    from localprobe.cli import reading
+
+    reading.export(runs, form.lower(), rows=rows)
+
+
+@app.command(epilog=_example("localprobe compare runs/q4 runs/bf16"))
+def compare(runs: Runs, json: Json = False) -> None:
+    """Runs side by side: scores by layer, and how far the transition moves."""
+    from localprobe.cli import reading
+
+    reading.compare(runs, json=json)
+
+
+@app.command(epilog=_example("localprobe plot runs/quick -o quick.png"))
+def plot(
+    runs: Runs,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="A .png, .svg or .pdf file.")
+    ],
+    metric: Annotated[
+        Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
+    ] = None,
+) -> None:
+    """Score against layer, as a figure. Needs: pip install 'localprobe[plot]'."""
+    from localprobe.cli import reading
+
+    reading.plot(runs, output, metric)
+
+
+@app.command(epilog=_example("localprobe merge shard-1 shard-2 -o whole"))
+def merge(
+    runs: Runs,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
+) -> None:
+    """Join the shards of a run."""
+    from localprobe.cli import reading
+
+    reading.merge(runs, out)
+
+
+@app.command(epilog=_example("localprobe bench -n 8"))
+def bench(
+    n: Annotated[
+        int, typer.Option("-n", metavar="N", help="How many prompts to time.", min=2, max=64)
+    ] = 16,
+    model: ModelOption = DEFAULT_MODEL,
+    threads: Threads = 0,
+    gpu_layers: GpuLayers = 0,
+    json: Json = False,
+) -> None:
+    """Time both engines on this machine, against what it could reach."""
+    from localprobe.cli import commands
+
+    commands.run_bench(n, commands.ModelChoice(model, threads, gpu_layers, 0), json=json)
+
+
+@app.command(epilog=_example(r"localprobe tokens 'Q: What is the capital of France?\nA:'"))
+def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = False) -> None:
+    """How the model cuts a prompt into tokens: index, id, text."""
+    from localprobe.cli import commands
+
+    commands.tokens(prompt, model, json=json)
+
+
+@models_app.callback(invoke_without_command=True, epilog=_example("localprobe models"))
+def models(ctx: typer.Context, json: Json = False) -> None:
+    """The models known by name: list, pull, info."""
+    if ctx.invoked_subcommand is not None and json:
+        raise LocalprobeError(f"--json goes after {ctx.invoked_subcommand}")
+    if ctx.invoked_subcommand is None:
+        from localprobe.cli import listing
+
+        listing.list_models(json=json)
+
+
+@models_app.command("list", epilog=_example("localprobe models list"))
+def models_list(json: Json = False) -> None:
+    """List the known models."""
+    from localprobe.cli import listing
+
+    listing.list_models(json=json)
+
+
+@models_app.command("pull", epilog=_example(f"localprobe models pull {DEFAULT_MODEL}"))
+def models_pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `localprobe models`.")],
+) -> None:
+    """Fetch a model into the cache."""
+    from localprobe.cli import commands
+
+    commands.pull_model(name)
+
+
+@models_app.command(
+    "prepare", epilog=_example(f"localprobe models prepare {DEFAULT_MODEL} --type q8_0")
+)
+def models_prepare(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A name of `localprobe models`, or a .gguf file."),
+    ],
+    kind: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="q8_0, q4_0, bf16, f16 or f32.")
+    ],
+) -> None:
+    """Convert the weights: MODEL@TYPE is then a model of its own."""
+    from localprobe.cli import commands
+
+    commands.prepare_model(model, kind.lower())
+
+
+@models_app.command("info", epilog=_example(f"localprobe models info {DEFAULT_MODEL}"))
+def models_info(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name of `localprobe models`, or a .gguf file.")
+    ],
+    json: Json = False,
+) -> None:
+    """Architecture, sizes, tokenizer, and whether localprobe can probe it."""
+    from localprobe.cli import commands
+
+    commands.model_info(model, json=json)
+
+
+def _names(values: Sequence[str]) -> list[str]:
+    """--patch a,b --patch c -> a, b, c; those that damage all past tokens when none is named."""
+    names = [name.strip().lower() for value in values or _ALL for name in value.split(",")]
+    return [name for name in names if name]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. Errors are one sentence on stderr.
+
+    0: ok. 1: a problem was found. 2: wrong use or bad input. 130: Ctrl-C.
+    """
+    from typer.exceptions import TyperException
+
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal or a pipe cannot encode is written out instead.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        # typer turns Ctrl-C into this code by itself.
+        return _fail("interrupted", 130) if code == 130 else int(code or 0)
+    except LocalprobeError as error:
+        return _fail(str(error), error.exit_code)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context else ""
+        if getattr(error, "option_name", "") == "--offline":
+            hint = "; it goes before the command: localprobe --offline ..."
+        return _fail(error.format_message().rstrip(".") + hint, 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except (BrokenPipeError, SystemExit):  # typer makes the second of the first
+        # The reader has gone (| head): nobody is left to tell. As a shell sees it: SIGPIPE.
+        _give_up_stdout()
+        return 141
+    except OSError as error:
+        _give_up_stdout()
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}", 2)
+    except MemoryError:
+        return _fail("out of memory; use a smaller model, --ctx or fewer layers", 2)
+
+
+def _give_up_stdout() -> None:
+    """Keep the interpreter's exit from flushing to it once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, code: int) -> int:
+    with contextlib.suppress(OSError):
+        print(f"localprobe: {printable(message, _LONGEST_MESSAGE)}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,384 @@
+"""What the commands do: open the model, compute, show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from localprobe import api
+from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.experiments import bench as benchmark
+from localprobe.experiments.experiment import Experiment
+from localprobe.experiments.recipe import recipe
+from localprobe.experiments.sweep import NothingToProbeError
+from localprobe.llama.model import Model
+from localprobe.models import opening as model_files
+from localprobe.models import registry
+from localprobe.models.fetch import fetch
+from localprobe.models.opening import RESUME, LoadedModel
+from localprobe.models.prepare import check_type, prepare
+from localprobe.prompts.encoder import read_prompt, unescape
+from localprobe.prompts.words import is_word
+from localprobe.report import documents
+from localprobe.report.score_table import limits
+from localprobe.report.sweep_view import SweepView, run_with_bar
+from localprobe.report.tables import bench_table, facts, probe_table, swap_table
+from localprobe.report.terminal import (
+    answered,
+    clipped,
+    new_table,
+    print_document,
+    say,
+    say_on_terminal,
+    stdout_console,
+    visible,
+    with_bar,
+)
+from localprobe.runs.manifest import Manifest, described
+from localprobe.runs.tally import SWAP, Tally
+
+_GO_ON = "what is done is in {0}; to go on, run it again with --out {0}"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The options that say which model to use and how."""
+
+    name: str
+    threads: int
+    gpu_layers: int
+    ctx: int
+    engine_name: str = RESUME
+
+    def open(self) -> api.Model:
+        return api.Model(
+            self.name,
+            threads=self.threads,
+            gpu_layers=self.gpu_layers,
+            ctx=self.ctx,
+            engine=self.engine_name,
+            warn=lambda message: say(f"localprobe: {message}"),
+            tell=say_on_terminal,
+        )
+
+
+def probe(
+    *,
+    prompt: str,
+    patches: Sequence[str],
+    layers: str,
+    max_tokens: int,
+    donor: str | None,
+    at: str | None,
+    donor_at: str | None,
+    model: ModelChoice,
+    seed: int,
+    chat: bool,
+    json: bool,
+) -> None:
+    text = read_prompt(prompt)
+    donor_text = None if donor is None else read_prompt(donor, "the donor")
+    api.check_patches(patches)
+    with model.open() as opened:
+        result = api.probe(
+            opened,
+            text,
+            patches,
+            layers=layers,
+            max_tokens=max_tokens,
+            seed=seed,
+            donor=donor_text,
+            at=at,
+            donor_at=donor_at,
+            chat=chat,
+            watch=with_bar,
+        )
+        if json:
+            print_document(documents.probe_document(opened.loaded, result))
+            return
+        console = stdout_console()
+        console.print(_model_line(opened.loaded))
+        console.print(Text(f"prompt: {visible(text)}"))
+        if result.injected:
+            console.print(Text(f"injected: {result.injected}"))
+        clean = result.clean.text
+        console.print(Text.assemble("clean answer: ", answered(clean), style="bold"))
+        console.print(probe_table(console, result.rows, clean))
+
+
+def swap(
+    *,
+    prompt: str,
+    old: str,
+    new: str,
+    layers: str,
+    max_tokens: int,
+    model: ModelChoice,
+    chat: bool,
+    json: bool,
+) -> None:
+    text = read_prompt(prompt)
+    with model.open() as opened:
+        result = api.swap(
+            opened,
+            text,
+            unescape(old),
+            unescape(new),
+            layers=layers,
+            max_tokens=max_tokens,
+            chat=chat,
+            watch=with_bar,
+        )
+        if json:
+            print_document(documents.swap_document(opened.loaded, result))
+            return
+        stdout_console().print(_model_line(opened.loaded))
+        show_swap(result, opened.n_layer)
+
+
+def show_swap(result: api.Swap, n_layer: int) -> None:
+    """The table of a swap with what it needs to be understood."""
+    old, new, plan = result.old, result.new, result.plan
+    console = stdout_console()
+    console.print(Text(f"prompt: {visible(result.prompt)}"))
+    texts = [result.original.text, result.modified.text]
+    first_lines = [text.partition("\n")[0] for text in texts]
+    shown = texts if first_lines[0] == first_lines[1] else first_lines
+    for word, text, name in zip((old, new), shown, ("original", "modified"), strict=True):
+        console.print(Text.assemble(f"  with {visible(word)}: ", answered(text), f" ({name})"))
+    if not is_word(old, result.prompt):
+        console.print(Text(f"  note: {visible(old)} is a part of a longer word of the prompt"))
+    how = (
+        "token for token"
+        if plan.token_for_token
+        else "last token of the word only: the words have unequal numbers of tokens"
+    )
+    console.print(Text(f"  swapped {how}, at {', '.join(map(str, plan.at))}"))
+    console.print(swap_table(console, result.rows, old, new))
+    flip, layers = result.flip_layer, [row.layer for row in result.rows]
+    console.print(
+        Text(
+            f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on {visible(old)} wins"
+            f"{limits(SWAP, flip, layers, n_layer)}"
+            if flip is not None
+            else f"no flip: at the last layer shown {visible(new)} still wins",
+            style="bold",
+        )
+    )
+
+
+def sweep(
+    experiment: Experiment,
+    model: ModelChoice,
+    *,
+    batch: int,
+    out: Path | None,
+    json: bool,
+) -> None:
+    experiment.build_task()
+    with model.open() as opened:
+        try:
+            manifest, tally = run_and_show(
+                opened, experiment, out, batch=batch, recipe_name=None, json=json
+            )
+        except KeyboardInterrupt:
+            if out is not None:
+                say(_GO_ON.format(out))
+            raise
+        if json:
+            print_document(documents.sweep_document(manifest, tally))
+
+
+def run_recipe(
+    name: str,
+    model_name: str | None,
+    choice: ModelChoice,
+    *,
+    tasks: Sequence[str],
+    changes: dict[str, Any],
+    out: Path | None,
+    batch: int,
+    json: bool,
+) -> None:
+    """Every experiment of a recipe, each in a folder of its own if there are several."""
+    chosen = recipe(name)
+    experiments = [replace(each, **changes) for each in chosen.experiments]
+    known = [each.task for each in experiments]
+    for task in tasks:
+        if task not in known:
+            raise LocalprobeError(f"{name} has no task {task!r}; {did_you_mean(task, known)}")
+    experiments = [each for each in experiments if not tasks or each.task in tasks]
+    for experiment in experiments:
+        experiment.build_task()
+    target = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    problems = 0
+    found: list[tuple[Manifest, Tally]] = []
+    with replace(choice, name=model_name or chosen.model).open() as opened:
+        if len(experiments) > 1:
+            _check(experiments, opened)
+        say(f"writing to {target}")
+        for experiment in experiments:
+            folder = target if len(chosen.experiments) == 1 else target / experiment.task
+            if found and not json:
+                print()
+            try:
+                done = run_and_show(
+                    opened, experiment, folder, batch=batch, recipe_name=chosen.name, json=json
+                )
+                found.append(done)
+            except NothingToProbeError as error:
+                say(f"localprobe: {experiment.task}: {error}")
+                problems += 1
+            except KeyboardInterrupt:
+                say(_GO_ON.format(target))
+                raise
+    if json:
+        documents_found = [documents.sweep_document(*each) for each in found]
+        print_document({"out": str(target), "runs": documents_found})
+    if problems:
+        raise NothingToProbeError(f"{problems} of {len(experiments)} tasks could not be probed")
+
+
+def _check(experiments: Sequence[Experiment], model: api.Model) -> None:
+    """Nobody wants to learn after hours that the last of the tasks cannot be done."""
+    for experiment in experiments:
+        try:
+            experiment.sweep(model.engine())
+        except LocalprobeError as error:
+            raise LocalprobeError(f"{experiment.task}: {error}") from None
+
+
+def run_and_show(
+    model: api.Model,
+    experiment: Experiment,
+    out: Path | None,
+    *,
+    batch: int,
+    recipe_name: str | None,
+    json: bool,
+) -> tuple[Manifest, Tally]:
+    """Run a sweep to its end, with its table on stdout unless that is for JSON."""
+    with api.RunningSweep(
+        model, experiment, out, batch=batch or None, recipe=recipe_name, keep=False
+    ) as running:
+        task, most = running.sweep.task, experiment.max_tokens
+        if task.has_right_answers and most is not None and most < task.max_tokens:
+            say(
+                f"note: {task.name} takes up to {task.max_tokens} tokens for an answer; one that "
+                f"--max-tokens {most} cuts short counts as it stands"
+            )
+        if json:
+            run_with_bar(running.sweep, running.rows())
+        else:
+            view = SweepView(running.sweep, model.n_layer, running.manifest.title)
+            view.run(running.rows())
+        return running.manifest, running.sweep.tally
+
+
+def run_bench(n_prompts: int, model: ModelChoice, *, json: bool) -> None:
+    with model.open() as opened:
+        loaded = opened.loaded
+        result = benchmark.bench(loaded.model, n_prompts, say)
+        size = loaded.model.path.stat().st_size
+        if json:
+            print_document(documents.bench_document(loaded, result, size))
+            return
+        console = stdout_console()
+        console.print(_model_line(loaded))
+        console.print(
+            f"{result.n_prompts} prompts, next token at all layers; seconds a prompt, "
+            f"medians of {benchmark.RUNS} runs"
+        )
+        console.print(bench_table(result))
+        rates = ", ".join(
+            f"{rows}: {1000 * result.prefill[rows]:.2f}" for rows in benchmark.PREFILL_ROWS
+        )
+        console.print(f"prefill, ms a token by rows in a decode: {rates}")
+        if result.peak_memory is not None:
+            above = (result.peak_memory - size) / 1e6
+            console.print(
+                f"peak memory: {result.peak_memory / 1e6:.0f} MB, the file's size + {above:.0f} MB"
+            )
+
+
+def tokens(prompt: str, name: str, *, json: bool) -> None:
+    text = read_prompt(prompt)
+    with Model(model_files.find(name)[1]) as model:
+        records = documents.token_records(model, model.tokenize(text))
+    if json:
+        print_document({"prompt": text, "tokens": records})
+        return
+    table = new_table()
+    for header in ("index", "id"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("text", no_wrap=True)
+    for index, record in enumerate(records):
+        table.add_row(str(index), str(record["id"]), clipped(f"'{record['text']}'", 60))
+    stdout_console().print(table)
+
+
+def pull_model(name: str) -> None:
+    entry = registry.entry(name)
+    if entry.path.exists():
+        model_files.locate(name)
+        say(f"{name} is in the cache already: {entry.path}")
+        return
+    say(f"{name} is in the cache: {fetch(entry)}")
+
+
+def prepare_model(name: str, kind: str) -> None:
+    check_type(kind)
+    known, path, digest = model_files.find(name)
+    say(f"converting {known} to {kind} ...")
+    new_name, new_path = prepare(known, path, digest, kind)
+    say(f"{new_name} is in the cache: {new_path}")
+    say("its weights are not those of the original any more: numbers change slightly")
+
+
+def model_info(name: str, *, json: bool) -> None:
+    known, path, digest = model_files.find(name)
+    with Model(path) as model:
+        reason = model_files.why_not(model, digest)
+        loaded = LoadedModel(known, digest, model)
+        record = model_files.model_record(loaded)
+        info = model.info
+    if json:
+        record |= {
+            "n_head": info.n_head,
+            "n_head_kv": info.n_head_kv,
+            "n_vocab": info.n_vocab,
+            "n_ctx_train": info.n_ctx_train,
+            "n_params": info.n_params,
+            "tokenizer": info.tokenizer,
+            "can_probe": not reason,
+            "reason": reason or None,
+        }
+        print_document(record)
+        return
+    stdout_console().print(
+        facts(
+            [
+                ("name", known),
+                ("file", str(path)),
+                ("sha256", digest),
+                ("architecture", info.architecture),
+                ("file type", info.file_type),
+                ("parameters", f"{info.n_params / 1e6:,.1f} M"),
+                ("blocks", str(info.n_layer)),
+                ("n_embd", str(info.n_embd)),
+                ("heads", f"{info.n_head} (keys and values: {info.n_head_kv})"),
+                ("tokenizer", f"{info.tokenizer}, {info.n_vocab:,} tokens"),
+                ("context", f"{info.n_ctx_train:,} tokens in training"),
+                ("can be probed", f"no: {reason}" if reason else "yes"),
+            ]
+        )
+    )
+
+
+def _model_line(loaded: LoadedModel) -> Text:
+    return Text(visible(described(model_files.model_record(loaded))), style="bold")

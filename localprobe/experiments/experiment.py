@@ -1,0 +1,89 @@
+"""An experiment: everything that the numbers of a sweep depend on, but the model and its engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from localprobe.engine.full import FullEngine
+from localprobe.engine.layers import parse_layers
+from localprobe.errors import LocalprobeError
+from localprobe.experiments.sweep import Sweep
+from localprobe.files.cache import sha256_of
+from localprobe.prompts.chat import ChatTemplate
+from localprobe.prompts.encoder import Encoder
+from localprobe.runs.shard import WHOLE, Shard
+from localprobe.tasks import task_by_name
+from localprobe.tasks.base import Task, TaskOptions
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One sweep to be. None: as the task has it. layers: as on the command line."""
+
+    task: str
+    patches: tuple[str, ...]
+    layers: str = "all"
+    n: int | None = None
+    seed: int = 0
+    metric: str | None = None
+    all_examples: bool = False
+    max_tokens: int | None = None
+    max_prompt_tokens: int | None = None
+    template: str | None = None
+    data: Path | None = None
+    digits: int | None = None
+    chat: bool = False
+    shard: Shard = WHOLE
+
+    def build_task(self) -> Task:
+        options = TaskOptions(self.template, self.data, self.digits, self.seed)
+        return task_by_name(self.task, options)
+
+    def sweep(self, engine: FullEngine) -> Sweep:
+        """The sweep on a model."""
+        return Sweep(
+            engine,
+            self.build_task(),
+            self.patches,
+            parse_layers(self.layers, engine.model.n_layer),
+            n=self.n,
+            seed=self.seed,
+            all_examples=self.all_examples,
+            metric=self.metric,
+            max_tokens=self.max_tokens,
+            max_prompt_tokens=self.max_prompt_tokens,
+            encoder=encoder(engine, chat=self.chat),
+            shard=self.shard,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; a data file by its name and its hash."""
+        return {
+            "task": self.task,
+            "interventions": list(self.patches),
+            "layers": self.layers,
+            "n": self.n,
+            "seed": self.seed,
+            "metric": self.metric,
+            "all_examples": self.all_examples,
+            "max_tokens": self.max_tokens,
+            "max_prompt_tokens": self.max_prompt_tokens,
+            "template": self.template,
+            "data": self.data and {"file": self.data.name, "sha256": _hash(self.data)},
+            "digits": self.digits,
+            "chat": self.chat,
+            "shard": str(self.shard),
+        }
+
+
+def encoder(engine: FullEngine, *, chat: bool) -> Encoder:
+    return Encoder(engine.model, ChatTemplate(engine.model) if chat else None)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise LocalprobeError(f"cannot read {path}: {error.strerror}") from None

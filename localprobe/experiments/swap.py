@@ -1,0 +1,215 @@
+"""Swap the word OLD of a prompt for NEW in the hidden states of one layer at a time.
+
+The donor is the prompt with OLD replaced by NEW. At each layer, the states of NEW's tokens in the
+donor overwrite those of OLD's tokens in the prompt; does the answer follow the donor or the prompt?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from localprobe.engine.answers import Token, top_tokens
+from localprobe.engine.full import Answer, CleanRun, FullEngine
+from localprobe.engine.interventions import FloatArray, Inject
+from localprobe.errors import LocalprobeError, NotFiniteError
+from localprobe.llama.model import softmax
+from localprobe.prompts.encoder import Encoder
+from localprobe.prompts.words import occurrences, token_spans, tokens_of
+from localprobe.runs.tally import MODIFIED, ORIGINAL
+
+Cells = Iterator[tuple[int, Answer]]
+Watch = Callable[[Cells, int], Iterable[tuple[int, Answer]]]
+
+NEITHER = "neither"
+
+
+@dataclass(frozen=True)
+class SwapPlan:
+    """Which donor positions go where.
+
+    at, donor_at: positions in `prompt` and in `donor`, pairwise.
+    token_for_token: False where OLD and NEW differ in length, so that only the last token of the
+    word is swapped.
+    """
+
+    prompt: tuple[int, ...]
+    donor: tuple[int, ...]
+    at: tuple[int, ...]
+    donor_at: tuple[int, ...]
+    token_for_token: bool
+
+
+def plan_swap(encoder: Encoder, text: str, old: str, new: str) -> SwapPlan:
+    """Find OLD in the prompt, everywhere it stands, and NEW in the donor.
+
+    Raises LocalprobeError when OLD is not in the prompt, NEW is empty or the same, or the word is
+    the last token, which is never written to.
+    """
+    if not old or not new.strip():
+        raise LocalprobeError("OLD and NEW must not be empty")
+    if old == new:
+        raise LocalprobeError(f"OLD and NEW are the same word, {old!r}")
+    places = occurrences(old, text)
+    if not places:
+        raise LocalprobeError(f"{old!r} is not in the prompt")
+    donor_text, donor_places = _replace(text, places, new)
+    prompt, donor = encoder.tokens(text), encoder.tokens(donor_text)
+    at_words = tokens_at(encoder, text, prompt, places)
+    donor_at_words = tokens_at(encoder, donor_text, donor, donor_places)
+    pairs = [pair_up(*pair) for pair in zip(at_words, donor_at_words, strict=True)]
+    at = tuple(position for pair in pairs for position in pair.at)
+    if at[-1] == len(prompt) - 1:
+        raise LocalprobeError(
+            f"{old!r} ends with the last token of the prompt, which is never written to; "
+            "let the prompt go on after it"
+        )
+    return SwapPlan(
+        prompt=tuple(prompt),
+        donor=tuple(donor),
+        at=at,
+        donor_at=tuple(position for pair in pairs for position in pair.donor_at),
+        token_for_token=all(pair.token_for_token for pair in pairs),
+    )
+
+
+def tokens_at(
+    encoder: Encoder, prompt: str, tokens: Sequence[int], places: Sequence[tuple[int, int]]
+) -> list[list[int]]:
+    """The positions of the tokens at each place of a prompt."""
+    text, offset = encoder.located(prompt)
+    spans = token_spans(encoder.pieces(tokens), text)
+    return [tokens_of((start + offset, end + offset), text, spans) for start, end in places]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    at: tuple[int, ...]
+    donor_at: tuple[int, ...]
+    token_for_token: bool
+
+
+def pair_up(at: Sequence[int], donor_at: Sequence[int]) -> Pairing:
+    """Words of equal token counts token for token, of unequal ones by their last tokens."""
+    if len(at) == len(donor_at):
+        return Pairing(tuple(at), tuple(donor_at), True)
+    return Pairing((at[-1],), (donor_at[-1],), False)
+
+
+def _replace(
+    text: str, places: Sequence[tuple[int, int]], new: str
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text with every place replaced, and where the replacements stand in it."""
+    parts: list[str] = []
+    new_places: list[tuple[int, int]] = []
+    end_of_last = length = 0
+    for start, end in places:
+        length += start - end_of_last
+        parts += [text[end_of_last:start], new]
+        new_places.append((length, length + len(new)))
+        length += len(new)
+        end_of_last = end
+    return "".join([*parts, text[end_of_last:]]), new_places
+
+
+@dataclass(frozen=True)
+class SwapRow:
+    """One layer. p_original, p_modified: see `Swap`. follows: original, modified or neither."""
+
+    layer: int
+    text: str
+    p_original: float
+    p_modified: float
+    follows: str
+    top: tuple[Token, ...]
+
+
+class Swap:
+    """A swap on one prompt.
+
+    original, modified: the clean answers to the prompt and to the donor.
+    P(original) and P(modified) are the probabilities of the two answers' first tokens; where the
+    answers begin alike, of the first tokens in which they differ, given what they share.
+    """
+
+    def __init__(
+        self, engine: FullEngine, plan: SwapPlan, layers: Sequence[int], max_tokens: int
+    ) -> None:
+        self._engine, self._max_tokens = engine, max_tokens
+        self.plan = plan
+        self._layers = layers
+        self._run = self._clean(plan.prompt, max_tokens)
+        donor = self._clean(plan.donor, max_tokens)
+        self._donor_states = donor.states
+        self.original, self.modified = self._run.answer, donor.answer
+        shared, self.original_token, self.modified_token = _parting(self.original, self.modified)
+        self._shared = shared
+
+    def rows(self, watched: Watch = lambda rows, total: rows) -> list[SwapRow]:
+        """The rows, layers ascending. watched: shows the progress of so many rows."""
+        plan, model = self.plan, self._engine.model
+        donor = self._donor_states or self._engine.states(plan.donor, self._layers)
+        inject = Inject(donor, plan.at, plan.donor_at)
+        where_they_part: dict[int, FloatArray] = {}
+        if self._shared:
+            run = self._clean((*plan.prompt, *self._shared), 1)
+            for layer, answer in self._answers(run, inject, 1):
+                where_they_part[layer] = answer.logits
+        rows = []
+        cells = self._answers(self._run, inject, self._max_tokens)
+        for layer, answer in watched(cells, len(self._layers)):
+            logits = where_they_part.get(layer, answer.logits)
+            probabilities = softmax(logits)
+            follows = {self.original_token: ORIGINAL, self.modified_token: MODIFIED}
+            rows.append(
+                SwapRow(
+                    layer=layer,
+                    text=answer.text,
+                    p_original=float(probabilities[self.original_token]),
+                    p_modified=float(probabilities[self.modified_token]),
+                    follows=follows.get(int(np.argmax(logits)), NEITHER),
+                    top=top_tokens(model, answer.logits),
+                )
+            )
+        return sorted(rows, key=lambda row: row.layer)
+
+    def _clean(self, tokens: Sequence[int], max_tokens: int) -> CleanRun:
+        (run,) = self._engine.clean([tokens], self._layers, max_tokens=max_tokens, stops=[None])
+        if not run.answer.is_finite:
+            raise NotFiniteError("the model's logits after the prompt are not finite numbers")
+        return run
+
+    def _answers(self, run: CleanRun, inject: Inject, max_tokens: int) -> Cells:
+        cells = self._engine.run(
+            [run], [inject], self._layers, max_tokens=max_tokens, examples=[0], stops=[None]
+        )
+        for _, layer, answer in cells:
+            if not answer.is_finite:
+                raise NotFiniteError(
+                    f"swapped at layer {layer}, the model's logits are not finite numbers"
+                )
+            yield layer, answer
+
+
+def _parting(original: Answer, modified: Answer) -> tuple[tuple[int, ...], int, int]:
+    """What two answers share, and the first token of each after that."""
+    one, other = original.all_tokens, modified.all_tokens
+    for position, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return one[:position], a, b
+    raise LocalprobeError(
+        f"the model answers {original.text!r} to the prompt and to the donor alike: "
+        "there is nothing to tell apart; try other words or more --max-tokens"
+    )
+
+
+def flip_layer(rows: Sequence[SwapRow]) -> int | None:
+    """The first layer from which on, up to the last row, P(original) > P(modified)."""
+    flip = None
+    for row in reversed(rows):
+        if row.p_original <= row.p_modified:
+            break
+        flip = row.layer
+    return flip

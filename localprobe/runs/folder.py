@@ -1,0 +1,283 @@
+"""A run's folder while it is written: manifest.json says what is run, rows.jsonl what was found.
+
+Rows are appended example by example, each example whole, in the task's order. So what a killed
+run leaves behind is the beginning of what it would have written, and it can go on from there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from localprobe.errors import LocalprobeError
+from localprobe.files.foreign import printable
+from localprobe.runs.manifest import (
+    MANIFEST,
+    Cell,
+    Manifest,
+    contradictions,
+    differences,
+    joint_noise,
+    now,
+    read_manifest,
+    refuse_links,
+    write_manifest,
+)
+from localprobe.runs.rows import CLEAN, Row, from_json, to_json
+
+if TYPE_CHECKING:
+    # Reading runs needs no llama.cpp.
+    from localprobe.experiments.sweep import Sweep
+
+ROWS, LOCK = "rows.jsonl", ".lock"
+_GO_ON = "what is written stays, and the same command goes on from there"
+MERGED = f"{ROWS}.whole.part"
+"""The rows of a merge, until its manifest is there, too."""
+_LONGEST_LINE = 1 << 26
+_ROW_START = b'{"example":'
+
+
+class RunFolder:
+    """A folder that a sweep is written to while it runs, and goes on from.
+
+    folder = RunFolder.open(path, manifest)
+    sweep.go_on_from(folder.known)
+    for row in folder.written(sweep): …
+    folder.close()
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        known: list[Row],
+        file: IO[bytes],
+        lock: BaseFileLock,
+    ) -> None:
+        self.path, self.manifest, self.known = path, manifest, known
+        self._file, self._lock = file, lock
+        self._cells = manifest.cells
+
+    @classmethod
+    def open(cls, path: Path, manifest: Manifest) -> RunFolder:
+        """A new folder, or one that a run of the same kind left unfinished.
+
+        Raises LocalprobeError where the folder holds anything else, saying what differs.
+        """
+        if path.exists() and not (path / MANIFEST).exists() and not is_ours(path):
+            raise LocalprobeError(f"{path} is not empty and holds no run; choose another --out")
+        lock = FileLock(path / LOCK)
+        try:
+            with _writing(path, "choose another --out"):
+                path.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
+        except Timeout:
+            raise LocalprobeError(
+                f"another process is writing to {path}; wait for it, or choose another --out"
+            ) from None
+        try:
+            with _writing(path):
+                return cls._open(path, manifest, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _open(cls, path: Path, manifest: Manifest, lock: BaseFileLock) -> RunFolder:
+        known: list[Row] = []
+        if (path / MANIFEST).exists():
+            found = read_manifest(path)
+            differing = differences(found, manifest)
+            if differing:
+                raise LocalprobeError(
+                    f"{path} holds another run: {'; '.join(differing)}; choose another --out"
+                )
+            for key in contradictions(found, manifest):
+                raise LocalprobeError(
+                    f"{path / MANIFEST} is damaged: its {key} cannot be that of this experiment; "
+                    "choose another --out"
+                )
+            noise = joint_noise([found, manifest])
+            if noise != found.noise and not found.data["ended"]:
+                found.data["noise"] = noise
+                write_manifest(path, found)
+            manifest = found
+            known, length = read_rows(path, manifest)
+            _truncate(path / ROWS, length)
+        else:
+            write_manifest(path, manifest)
+        file = (path / ROWS).open("ab", buffering=0)
+        return cls(path, manifest, known, file, lock)
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        finally:
+            self._lock.release()
+
+    def written(self, sweep: Sweep) -> Iterator[Row | None]:
+        """Run a sweep: its rows as they come; each example's are written once they are all there.
+
+        At the end the manifest gets its end time, and how much there was of what.
+        """
+        known = deque(dict.fromkeys(row.example for row in self.known))
+        have = set(known)
+        order: deque[int] = deque()
+        clean: dict[int, Row] = {}
+        cells: dict[int, dict[Cell, Row]] = {}
+        n_rows = len(self.known)
+        for row in sweep.run():
+            if row is not None and row.patch == CLEAN and known:
+                # What is there must be the beginning of this run, and nothing else.
+                if row.example != known[0]:
+                    break
+                known.popleft()
+            if row is not None and row.example not in have:
+                n_rows += 1
+                if row.patch == CLEAN:
+                    order.append(row.example)
+                    clean[row.example], cells[row.example] = row, {}
+                else:
+                    assert row.layer is not None
+                    cells[row.example][row.patch, row.layer] = row
+                while order and self._is_whole(clean[order[0]], cells[order[0]]):
+                    number = order.popleft()
+                    self._write(clean.pop(number), cells.pop(number))
+            yield row
+        if known:
+            raise LocalprobeError(
+                f"{self.path / ROWS} is damaged: it holds example {known[0]} in a place where this "
+                "run has another one; choose another --out"
+            )
+        if not self.manifest.data["ended"]:
+            counts = {"rows": n_rows, "tried": sweep.tried, "used": sweep.used}
+            self.manifest.data.update(ended=now(), counts=counts)
+            with _writing(self.path):
+                write_manifest(self.path, self.manifest)
+
+    def _is_whole(self, clean: Row, cells: dict[Cell, Row]) -> bool:
+        return not clean.used or len(cells) == len(self._cells)
+
+    def _write(self, clean: Row, cells: dict[Cell, Row]) -> None:
+        rows = [clean, *(cells[cell] for cell in self._cells if clean.used)]
+        lines = [(to_json(row) + "\n").encode(errors="backslashreplace") for row in rows]
+        if max(map(len, lines)) >= _LONGEST_LINE:
+            raise LocalprobeError(
+                f"an answer to example {clean.example} is too long to write; lower --max-tokens"
+            )
+        left = b"".join(lines)
+        with _writing(self.path):
+            while left:
+                left = left[self._file.write(left) :]
+
+
+@contextmanager
+def _writing(path: Path, what_to_do: str = _GO_ON) -> Iterator[None]:
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise LocalprobeError(f"cannot write to {path}: {reason}; {what_to_do}") from None
+
+
+def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
+    """The rows of the whole examples at the beginning of the file, and its length up to there.
+
+    What follows them is what was being written when the run was killed.
+    Raises LocalprobeError where something is damaged before that.
+    """
+    file = path / ROWS
+    refuse_links(file)
+    if not file.exists():
+        return [], 0
+    reader = _Reader(manifest)
+    position = 0
+    try:
+        with file.open("rb") as lines:
+            number = 0
+            while line := lines.readline(_LONGEST_LINE):
+                number += 1
+                if not line.endswith(b"\n"):
+                    if len(line) == _LONGEST_LINE:
+                        raise LocalprobeError(f"{file}, line {number}: damaged: it is too long")
+                    # After a power cut, file systems may leave zeros behind what was written.
+                    torn = line.rstrip(b"\0")
+                    if not torn.startswith(_ROW_START[: len(torn)]):
+                        raise LocalprobeError(f"{file}, line {number}: damaged: not a row")
+                    break
+                position += len(line)
+                try:
+                    reader.add(from_json(line.decode()), position)
+                except ValueError as error:
+                    reason = printable(str(error))
+                    raise LocalprobeError(f"{file}, line {number}: damaged: {reason}") from None
+    except OSError as error:
+        raise LocalprobeError(f"cannot read {file}: {error.strerror}") from None
+    return reader.whole, reader.length
+
+
+class _Reader:
+    """Takes rows as they come, each in its place or not at all."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.whole: list[Row] = []
+        self.length = 0
+        self._cells = manifest.cells
+        self._clean_metrics = set(manifest.empty_tally().clean_metrics)
+        self._metrics: dict[str, set[str]] = defaultdict(set)
+        for column in manifest.columns:
+            self._metrics[column.patch].add(column.metric)
+        self._pending: list[Row] = []
+
+    def add(self, row: Row, position: int) -> None:
+        """position: where the row ends. Raises ValueError where it cannot come next."""
+        self._check(row)
+        self._pending.append(row)
+        clean = self._pending[0]
+        if not clean.used or len(self._pending) == 1 + len(self._cells):
+            self.whole += self._pending
+            self._pending, self.length = [], position
+
+    def _check(self, row: Row) -> None:
+        if not self._pending:
+            if row.patch != CLEAN:
+                raise ValueError("an example must begin with its clean row")
+            if self.whole and row.example <= self.whole[-1].example:
+                raise ValueError(f"example {row.example} is out of its order")
+        elif (row.example, row.patch, row.layer) != (
+            self._pending[0].example,
+            *self._cells[len(self._pending) - 1],
+        ):
+            raise ValueError("the row does not follow the one before it")
+        found = row.scores.keys()
+        if row.not_finite:
+            good = not found
+        elif row.patch == CLEAN:
+            good = found >= self._clean_metrics
+        else:
+            good = found == self._metrics[row.patch]
+        if not good:
+            raise ValueError(f"a row's scores cannot be {row.scores!r}")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a folder without a manifest can be taken: nothing is in it but what we left."""
+    if not path.is_dir():
+        return False
+    names = {each.name for each in path.iterdir()} - {LOCK}
+    if MERGED in names:
+        names -= {MANIFEST}
+    return all(name.startswith((MANIFEST, ROWS)) and name.endswith(".part") for name in names)
+
+
+def _truncate(file: Path, length: int) -> None:
+    if file.exists() and file.stat().st_size != length:
+        with file.open("r+b") as opened:
+            opened.truncate(length)

@@ -1,0 +1,332 @@
+"""manifest.json: what a run was, and what it ran on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localprobe.files.cache import write_atomically
+from localprobe.errors import LocalprobeError
+from localprobe.files.foreign import printable
+from localprobe.runs.shard import WHOLE, parse_shard
+from localprobe.runs.tally import MODIFIED, ORIGINAL, PATCHES, SWAP, Column, Tally
+from localprobe.files.textfile import read_bytes
+
+if TYPE_CHECKING:
+    # Reading runs needs no llama.cpp.
+    from localprobe.engine.full import FullEngine
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+_IDENTITY = (
+    "format",
+    "localprobe",
+    "llama_cpp_python",
+    "numpy",
+    "model",
+    "experiment",
+    "engine",
+    "devices",
+    "batch",
+)
+"""What two runs must have in common for their rows to be the same. localprobe: the version, which
+is another one as soon as answers are scored or marked in another way.
+"""
+
+_DERIVED = ("columns", "metric", "swap_metric", "chance")
+"""What follows from the experiment, and is written down for those who only read."""
+
+Cell = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was run. data: the JSON object of manifest.json."""
+
+    data: dict[str, Any]
+
+    @property
+    def columns(self) -> list[Column]:
+        return [
+            Column(column["patch"], column["metric"], tuple(column["layers"]))
+            for column in self.data["columns"]
+        ]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """What every example has a row for, in the order of the file."""
+        return list(dict.fromkeys((c.patch, layer) for c in self.columns for layer in c.layers))
+
+    @property
+    def n_layer(self) -> int:
+        return int(self.data["model"]["n_layer"])
+
+    @property
+    def task(self) -> str:
+        return str(self.data["experiment"]["task"])
+
+    @property
+    def model_name(self) -> str:
+        return str(self.data["model"]["name"])
+
+    @property
+    def title(self) -> str:
+        shard = self.data["experiment"]["shard"]
+        part = "" if shard == str(WHOLE) else f" · shard {shard}"
+        return f"{self.task} · {described(self.data['model'])}{part}"
+
+    @property
+    def noise(self) -> float | None:
+        """What near ties are marked by; None where that was not measured on all machines."""
+        # Once every run was measured, and did not say how it was.
+        return self.data.get("noise", 0.0)  # type: ignore[no-any-return]
+
+    def empty_tally(self) -> Tally:
+        return Tally(
+            self.columns,
+            self.data["metric"],
+            self.data["chance"],
+            self.data.get("swap_metric"),
+            knows_near_ties=self.noise is not None,
+        )
+
+
+def described(model: Mapping[str, Any]) -> str:
+    """A model's record in a few words."""
+    requantised = ", requantised" if "@" in model["name"] else ""
+    return (
+        f"{model['name']} ({model['architecture']}, {model['file_type']}, "
+        f"{model['n_layer']} blocks){requantised}"
+    )
+
+
+def new_manifest(
+    model: dict[str, Any],
+    experiment: dict[str, Any],
+    tally: Tally,
+    *,
+    engine: FullEngine,
+    recipe: str | None,
+) -> Manifest:
+    """model, experiment: as JSON objects. tally: an empty one, which knows the columns."""
+    try:
+        gguf = version("gguf")
+    except PackageNotFoundError:
+        gguf = None
+    return Manifest(
+        {
+            "format": FORMAT,
+            "localprobe": version("localprobe"),
+            "llama_cpp_python": version("llama-cpp-python"),
+            "gguf": gguf,
+            "numpy": version("numpy"),
+            "recipe": recipe,
+            "model": {key: value for key, value in model.items() if key != "path"},
+            "experiment": experiment,
+            "engine": engine.name,
+            "devices": engine.model.devices,
+            "batch": engine.batch_size,
+            "noise": engine.noise,
+            "metric": tally.metric,
+            "chance": tally.chance,
+            "columns": [
+                {"patch": c.patch, "metric": c.metric, "layers": list(c.layers)}
+                for c in tally.all_columns
+            ],
+            "machine": {
+                "system": f"{platform.system()} {platform.release()}",
+                "processor": platform.machine(),
+                "cores": os.cpu_count(),
+                "python": platform.python_version(),
+            },
+            "started": now(),
+            "ended": None,
+            "counts": None,
+        }
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in a folder. Raises LocalprobeError where there is none, or it is damaged."""
+    file = folder / MANIFEST
+    refuse_links(file)
+    if not file.exists():
+        raise LocalprobeError(f"{folder} holds no run: there is no {MANIFEST} in it")
+    text = read_bytes(file, most=_MOST_BYTES)
+    try:
+        data = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        raise LocalprobeError(f"{file} is damaged: not valid JSON") from None
+    if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
+        found = printable(repr(data["format"]), 40)
+        raise LocalprobeError(f"{file} is of format {found}, this localprobe reads {FORMAT}")
+    try:
+        _check(data)
+    except _DamagedError as error:
+        raise LocalprobeError(f"{file} is damaged: {printable(str(error))}") from None
+    return Manifest(data)
+
+
+def refuse_links(file: Path) -> None:
+    """What is at the other end is not ours to read, and least of all to write."""
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise LocalprobeError(f"{file} is damaged: it is a link or a device, and no file")
+
+
+class _DamagedError(Exception):
+    """What is wrong with it."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
+_MOST_LAYERS = 512
+_MOST_BYTES = 1 << 24
+_DEEPEST = 5
+
+
+def _check(data: Any) -> None:
+    """Raise _DamagedError where anything that is read off it later is not what it must be."""
+    _get(data, "", dict)
+    _check_plain(data)
+    for key in _IDENTITY:
+        if key not in data:
+            raise _DamagedError(f"{key} is missing")
+    model, experiment = _get(data, "model", dict), _get(data, "experiment", dict)
+    for key in ("name", "architecture", "file_type"):
+        _get(model, key, str)
+    n_layer = _get(model, "n_layer", int)
+    if not 1 <= n_layer <= _MOST_LAYERS:
+        raise _DamagedError(f"n_layer cannot be {n_layer}")
+    _name(experiment, "task")
+    _get(experiment, "seed", int)
+    for shard in _get(experiment, "shard", str).split("+"):
+        try:
+            parse_shard(shard)
+        except LocalprobeError:
+            raise _DamagedError(f"shard cannot be {shard!r}") from None
+    _name(data, "metric")
+    if data.get("swap_metric") is not None:
+        _name(data, "swap_metric")
+    for metric, share in _get(data, "chance", dict).items():
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise _DamagedError(f"the chance of {metric!r} cannot be {share!r}")
+    noise = data.get("noise")
+    if noise is not None and not (type(noise) in (int, float) and noise >= 0):
+        raise _DamagedError(f"noise cannot be {noise!r}")
+    columns = _get(data, "columns", list)
+    _check_columns(columns, n_layer)
+    metrics = {column["metric"] for column in columns if column["patch"] != SWAP}
+    if metrics and data["metric"] not in metrics:
+        raise _DamagedError(f"no column is of the metric {data['metric']!r}")
+    _get(data, "started", str)
+    if _get(data, "ended", str, type(None)) is not None or data.get("counts") is not None:
+        counts = _get(data, "counts", dict)
+        for key in ("rows", "tried", "used"):
+            if _get(counts, key, int) < 0:
+                raise _DamagedError(f"{key} cannot be {counts[key]}")
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Numbers that are some, texts that can be written, and nothing nested deeply."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _DamagedError(f"{value} is not a number")
+    if isinstance(value, dict | list):
+        if depth == _DEEPEST:
+            raise _DamagedError("it is nested too deeply")
+        for inner in [*value, *(value.values() if isinstance(value, dict) else ())]:
+            _check_plain(inner, depth + 1)
+
+
+def _check_columns(columns: list[Any], n_layer: int) -> None:
+    layers_of: dict[str, list[int]] = {}
+    seen = set()
+    for column in columns:
+        patch, metric = _get(column, "patch", str), _name(column, "metric")
+        if patch not in PATCHES or (patch == SWAP and metric not in (ORIGINAL, MODIFIED)):
+            raise _DamagedError(f"a column cannot be of {patch!r} by {metric!r}")
+        layers = _get(column, "layers", list)
+        in_place = all(type(layer) is int and 0 <= layer < n_layer for layer in layers)
+        if not layers or not in_place or layers != sorted(set(layers)):
+            raise _DamagedError(f"the layers of {patch} are not ascending ones of the model")
+        if (patch, metric) in seen or layers_of.setdefault(patch, layers) != layers:
+            raise _DamagedError(f"the columns of {patch} contradict each other")
+        seen.add((patch, metric))
+    if not columns:
+        raise _DamagedError("it has no columns")
+    if SWAP in layers_of and len(seen & {(SWAP, ORIGINAL), (SWAP, MODIFIED)}) != 2:
+        raise _DamagedError("a column of swap is missing")
+
+
+def _get(data: Any, key: str, *kinds: type) -> Any:
+    """An entry (key "": the whole) of one of these kinds. Raises _DamagedError otherwise."""
+    if key and (not isinstance(data, dict) or key not in data):
+        raise _DamagedError(f"{key} is missing")
+    value = data[key] if key else data
+    if type(value) not in kinds:
+        raise _DamagedError(f"{key or 'it'} cannot be {value!r}")
+    return value
+
+
+def _name(data: Any, key: str) -> str:
+    value: str = _get(data, key, str)
+    if not _NAME.fullmatch(value):
+        raise _DamagedError(f"{key} cannot be {value!r}")
+    return value
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """The whole of it, or none."""
+    text = json.dumps(manifest.data, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / MANIFEST, text + "\n")
+
+
+def differences(one: Manifest, other: Manifest, *, but_shards: bool = False) -> list[str]:
+    """What two runs do not have in common of what their rows depend on, in words."""
+
+    def flat(data: dict[str, Any]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key in _IDENTITY:
+            value = data[key]
+            if isinstance(value, dict):
+                found |= {f"{key} {inner}": each for inner, each in value.items()}
+            else:
+                found[key] = value
+        # The same file may have been given by another name.
+        found.pop("model name", None)
+        if but_shards:
+            found.pop("experiment shard", None)
+        return found
+
+    def shown(value: object) -> str:
+        return printable(repr(value), 100)
+
+    left, right = flat(one.data), flat(other.data)
+    return [
+        f"{key} is {shown(left.get(key))}, not {shown(right.get(key))}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def contradictions(one: Manifest, other: Manifest) -> list[str]:
+    """What must be alike in runs without `differences`, and is not: one was changed by hand."""
+    return [key for key in _DERIVED if one.data.get(key) != other.data.get(key)]
+
+
+def joint_noise(manifests: Iterable[Manifest]) -> float | None:
+    """That of rows which come from several machines."""
+    noises = [manifest.noise for manifest in manifests]
+    return None if None in noises else max(noise for noise in noises if noise is not None)
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

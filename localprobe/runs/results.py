@@ -1,0 +1,112 @@
+"""A run as it is read: what was run, and what was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.runs.manifest import MANIFEST, Manifest, differences, read_manifest
+from localprobe.runs.rows import Row
+from localprobe.runs.folder import ROWS, read_rows
+from localprobe.runs.tally import ORIGINAL, SWAP, Tally
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a sweep found: what was run, and every row. path: its folder, if it is on disk."""
+
+    manifest: Manifest
+    rows: list[Row]
+    path: Path | None = None
+
+    @cached_property
+    def tally(self) -> Tally:
+        """Mean scores with their intervals, the baseline, and transition layers."""
+        tally = self.manifest.empty_tally()
+        for row in self.rows:
+            tally.add(row)
+        return tally
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.tally.layers
+
+    @property
+    def baseline(self) -> float:
+        """The clean model's mean score on the examples used; nan where none was."""
+        return self.tally.baseline.score if self.tally.baseline.n else float("nan")
+
+    def scores(self, patch: str, metric: str | None = None) -> NDArray[np.float64]:
+        """Mean scores at each of `layers`, (n_layers,); nan where there is none.
+
+        metric: one of the task's, the run's own if None; for swap "original" or "modified".
+        Raises LocalprobeError where the run has no such scores.
+        """
+        metric = metric or (ORIGINAL if patch == SWAP else self.tally.metric)
+        known = [(column.patch, column.metric) for column in self.tally.all_columns]
+        if (patch, metric) not in known:
+            raise LocalprobeError(
+                f"this run has no scores of {patch} by {metric}; it has "
+                + ", ".join(f"{patch} by {metric}" for patch, metric in known)
+            )
+        found = [self.tally.score(patch, metric, layer) for layer in self.layers]
+        return np.array([np.nan if score is None else score.score for score in found])
+
+    def by_metric(self, metric: str | None) -> Run:
+        """The same run with another of the task's metrics as the one that matters."""
+        if metric is None or metric == self.tally.metric:
+            return self
+        if metric not in self.tally.clean_metrics:
+            hint = did_you_mean(metric, self.tally.clean_metrics)
+            raise LocalprobeError(f"{self.manifest.task} has no metric {metric!r}; {hint}")
+        # Swaps were scored by the sweep's own metric, and by no other.
+        changed = {"metric": metric, "swap_metric": self.tally.swap_metric}
+        return Run(Manifest({**self.manifest.data, **changed}), self.rows, self.path)
+
+    def transition(self, patch: str) -> int | None:
+        """The layer from which on an intervention no longer matters, if any."""
+        if patch not in self.tally.patches:
+            raise LocalprobeError(
+                f"this run has no {patch}; it has {', '.join(self.tally.patches)}"
+            )
+        return self.tally.transition(patch)
+
+    def differences(self, other: Run) -> list[str]:
+        """What was run otherwise, in words; the model aside."""
+        found = differences(self.manifest, other.manifest)
+        return [each for each in found if not each.startswith("model ")]
+
+    @property
+    def is_finished(self) -> bool:
+        return self.manifest.data["ended"] is not None
+
+
+def read_run(path: Path) -> Run:
+    """The run in a folder; of one that was killed, the examples that are whole.
+
+    Raises LocalprobeError where there is none, or it is damaged.
+    """
+    manifest = read_manifest(path)
+    rows, _ = read_rows(path, manifest)
+    counts = manifest.data["counts"]
+    if counts and len(rows) != counts["rows"]:
+        raise LocalprobeError(
+            f"{path / ROWS} is damaged: it holds {len(rows)} rows, and the run ended with "
+            f"{counts['rows']}"
+        )
+    return Run(manifest, rows, path)
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The folder itself if it holds a run, else those in it that do, by name."""
+    if (path / MANIFEST).is_file():
+        return [path]
+    found = sorted(each.parent for each in path.glob(f"*/{MANIFEST}")) if path.is_dir() else []
+    if not found:
+        raise LocalprobeError(f"{path} holds no run (a folder with {MANIFEST} and {ROWS})")
+    return found

@@ -1,0 +1,377 @@
+"""show, export, compare, plot, merge, and run: through the command line, on a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localprobe.cli.app import main
+
+RECIPE = """\
+description = "two tasks"
+model = "nothing of this name"
+interventions = ["freeze", "swap"]
+all_examples = true
+n = 3
+
+[tasks.capitals]
+max_tokens = 2
+
+[tasks.squad]
+interventions = ["skip"]
+layers = "2:"
+max_tokens = 4
+template = "{passage}{question}"
+data = "squad.json"
+"""
+SQUAD = {
+    "data": [
+        {
+            "paragraphs": [
+                {
+                    "context": f"Ulm {n}",
+                    "qas": [{"question": "Who?", "answers": [{"text": f"{n}"}]}],
+                }
+                for n in range(4)
+            ]
+        }
+    ]
+}
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def tiny_run(
+    own_cache: Path, tiny_file: Callable[[str], Path], command: Command
+) -> Callable[..., tuple[int, str, str]]:
+    """tiny_run(*arguments, model="llama"): localprobe run of the recipe above."""
+    Path("two.toml").write_text(RECIPE, encoding="utf-8")
+    Path("squad.json").write_text(json.dumps(SQUAD), encoding="utf-8")
+
+    def call(*arguments: str, model: str = "llama") -> tuple[int, str, str]:
+        return command("run", "two.toml", "-m", str(tiny_file(model)), *arguments)
+
+    return call
+
+
+def test_a_run_is_written_and_shown_again(tiny_run: Command, command: Command) -> None:
+    code, out, err = tiny_run("--out", "runs/one")
+    assert code == 0
+    assert "writing to" in err
+    assert sorted(path.name for path in Path("runs/one").iterdir()) == ["capitals", "squad"]
+    code, shown, _ = command("show", "runs/one")
+    assert code == 0
+
+    def tables(text: str) -> list[str]:
+        return [line.rstrip() for line in text.splitlines() if line and "elapsed" not in line]
+
+    assert tables(shown) == tables(out)
+    assert "capitals · llama" in shown
+    assert "squad · llama" in shown
+    (capitals, squad) = json.loads(command("show", "runs/one", "--json")[1])
+    assert {row["patch"] for row in capitals["rows"]} == {"freeze", "swap"}
+    assert {row["metric"] for row in squad["rows"]} == {"exact_match", "f1"}
+    assert squad["metric"] == "exact_match"
+    by_f1 = json.loads(command("show", "runs/one/squad", "--metric", "f1", "--json")[1])
+    assert by_f1["metric"] == "f1"
+
+
+def test_a_fresh_folder_under_runs(tiny_run: Command) -> None:
+    code, out, _ = tiny_run("--task", "squad", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["out"].startswith(str(Path("runs") / "two-"))
+    assert (Path(found["out"]) / "squad" / "rows.jsonl").is_file()
+    assert len(found["runs"]) == 1
+
+
+def test_the_command_line_wins(tiny_run: Command) -> None:
+    wins = ("--seed", "5", "--layers", "1", "-p", "random", "-n", "2", "--max-tokens", "1")
+    assert tiny_run("--out", "one", *wins)[0] == 0
+    manifest = json.loads(Path("one/capitals/manifest.json").read_text(encoding="utf-8"))
+    experiment = manifest["experiment"]
+    assert (experiment["seed"], experiment["layers"], experiment["n"]) == (5, "1", 2)
+    assert (experiment["interventions"], experiment["max_tokens"]) == (["random"], 1)
+
+
+def test_shards_of_a_recipe_merged(tiny_run: Command, command: Command) -> None:
+    assert tiny_run("--out", "whole")[0] == 0
+    for number in (1, 2):
+        assert tiny_run("--shard", f"{number}/2", "--out", f"s{number}")[0] == 0
+    code, _, err = command("merge", "s1", "s2", "-o", "joined")
+    assert (code, err.count("wrote")) == (0, 2)
+    for task in ("capitals", "squad"):
+        file = f"{task}/rows.jsonl"
+        assert Path("joined", file).read_bytes() == Path("whole", file).read_bytes()
+    _, _, err = command("merge", "s2", "-o", "half")
+    assert "not all shards, only 2/2" in err
+
+
+def test_exports_hold_every_score(tiny_run: Command, command: Command) -> None:
+    tiny_run("--out", "one")
+    document: list[dict[str, Any]] = json.loads(command("show", "one", "--json")[1])
+    scores = [row["score"] for each in document for row in each["rows"]]
+    lines = [
+        json.loads(line)
+        for line in command("export", "one", "--format", "jsonl")[1].split("\n")[:-1]
+    ]
+    assert [line["score"] for line in lines if line["patch"] != "clean"] == scores
+    records = list(csv.DictReader(io.StringIO(command("export", "one")[1])))
+    assert [float(each["score"]) for each in records if each["patch"] != "clean"] == scores
+    markdown = command("export", "one", "--format", "md")[1].splitlines()
+    assert len(markdown) == 2 + len(lines)
+    assert len({line.count("|") for line in markdown}) == 1
+    answers = command("export", "one/squad", "--rows")[1]
+    rows = Path("one/squad/rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [each["answer"] for each in csv.DictReader(io.StringIO(answers, newline=""))] == [
+        json.loads(row)["answer"] for row in rows
+    ]
+
+
+def test_answers_with_any_kind_of_line_end_are_one_record(
+    tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--out", "one")
+    (file,) = Path("one").rglob("rows.jsonl")
+    text = re.sub(
+        r'"answer":"[^"]*', r'"answer":"a\\rb\\r\\nc\\n', file.read_text(encoding="utf-8")
+    )
+    file.write_text(text, encoding="utf-8")
+    answers = command("export", "one", "--rows")[1]
+    found = list(csv.DictReader(io.StringIO(answers, newline="")))
+    assert len(found) == len(text.splitlines())
+    assert {each["answer"] for each in found} == {"a\rb\r\nc\n"}
+
+
+def test_compare_shows_how_the_transition_moves(tiny_run: Command, command: Command) -> None:
+    tiny_run("--out", "one")
+    tiny_run("--out", "two", model="qwen2")
+    code, out, _ = command("compare", "one", "two")
+    assert code == 0
+    assert "[1] llama" in out
+    assert "[2] qwen2" in out
+    comparisons = json.loads(command("compare", "one", "two", "--json")[1])
+    assert [(each["task"], each["patch"]) for each in comparisons] == [
+        ("capitals", "freeze"),
+        ("capitals", "swap"),
+        ("squad", "skip"),
+    ]
+    for each in comparisons:
+        first, other = each["transitions"]
+        assert each["shifts"][1] == (None if None in (first, other) else other - first)
+    assert command("compare", "one/squad", "two/capitals")[0] == 2
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_a_figure(kind: str, tiny_run: Command, command: Command) -> None:
+    tiny_run("--out", "one")
+    code, out, err = command("plot", "one", "-o", f"figure.{kind}")
+    assert (code, out) == (0, "")
+    assert f"wrote figure.{kind}" in err
+    data = Path(f"figure.{kind}").read_bytes()
+    assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
+    assert not list(Path().glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nowhere"], "holds no run"),
+        (["show", "one", "--metric", "f2"], "no metric 'f2'"),
+        (["export", "one", "--format", "xml"], "unknown format 'xml'"),
+        (["plot", "one", "-o", "figure.gif"], "must be one of .png"),
+        (["plot", "one", "-o", "no/such/folder/figure.png"], "No such file or directory"),
+        (["compare", "one"], "name two runs or more"),
+        (["merge", "one", "nowhere", "-o", "x"], "holds no run"),
+        (["run", "quik"], "did you mean quick"),
+        (["run", "two.toml", "--task", "maths"], "has no task 'maths'"),
+        (["run", "two.toml"], "nothing of this name"),
+        (["sweep", "--shard", "3/2"], "--shard must be like"),
+        (["sweep", "--task", "math", "-p", "swap"], "needs words to swap"),
+        (["sweep", "--metric", "f1"], "no metric 'f1'"),
+        (["sweep", "--max-prompt-tokens", "9"], "--max-prompt-tokens is not for"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str],
+    message: str,
+    tiny_run: Command,
+    command: Command,
+    tiny_file: Callable[[str], Path],
+) -> None:
+    if arguments[1] == "one":
+        tiny_run("--task", "squad", "--out", "one")
+    if arguments[0] == "sweep":
+        arguments = [*arguments, "-m", str(tiny_file("llama"))]
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("localprobe: ")
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+def test_a_task_without_a_right_answer_does_not_stop_the_others(
+    tiny_run: Command, tiny_file: Callable[[str], Path], command: Command
+) -> None:
+    Path("two.toml").write_text(RECIPE.replace("all_examples = true", ""), encoding="utf-8")
+    code, out, err = tiny_run("--out", "one", "--json")
+    assert code == 1
+    assert "2 of 2 tasks could not be probed" in err
+    assert json.loads(out)["runs"] == []
+    assert (Path("one") / "squad" / "rows.jsonl").stat().st_size > 0
+
+
+def test_transitions_are_compared_on_the_layers_that_all_have(
+    tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "squad", "--layers", "0:4", "--out", "all")
+    tiny_run("--task", "squad", "--layers", "0,3", "--seed", "3", "--out", "some")
+    (found,) = json.loads(command("compare", "all", "some", "--json")[1])
+    assert found["shifts"] == [0, 0] or found["transitions"] == [None, None]
+    assert found["transitions"][0] == found["transitions"][1]
+    assert found["differences"][0] == []
+    assert sorted(found["differences"][1]) == [
+        "experiment layers is '0:4', not '0,3'",
+        "experiment seed is 0, not 3",
+    ]
+    assert "experiment seed is 0, not 3" in command("compare", "all", "some")[1]
+    assert "transitions of the 2 layers that are in all" in command("compare", "all", "some")[1]
+    tiny_run("--task", "squad", "--layers", "1", "--out", "else")
+    told = command("compare", "some", "else")[1]
+    assert "no layer is in all of these runs" in told
+    assert "no transition" not in told.replace("no transitions can be compared", "")
+
+
+def test_a_later_task_that_cannot_be_done_is_told_at_once(tiny_run: Command) -> None:
+    Path("squad.json").write_text('{"data": []}', encoding="utf-8")
+    code, out, err = tiny_run("--out", "one")
+    assert (code, out) == (2, "")
+    assert err.startswith("localprobe: squad: squad.json")
+    assert not Path("one").exists()
+
+
+def test_shards_of_different_splits_are_not_merged(tiny_run: Command, command: Command) -> None:
+    for shard in ("1/2", "3/3"):
+        tiny_run("--task", "squad", "--shard", shard, "--out", shard.replace("/", "of"))
+    code, _, err = command("merge", "1of2", "3of3", "-o", "joined")
+    assert code == 2
+    assert "the shards 1/2, 3/3 are not of one split" in err
+    assert not Path("joined").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        (b"text.usetex: True\nfont.size: 1e9\npath.simplify: bogus\nbackend: module://stranger", 0),
+        (b"\xff\xfe", 2),
+    ],
+)
+def test_settings_of_a_stranger_do_not_change_a_figure(
+    settings: bytes, code: int, tiny_run: Command
+) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--out", "one")
+    plot = [sys.executable, "-m", "localprobe", "plot", "one", "-o", "figure.png"]
+    subprocess.run(plot, check=True, capture_output=True)
+    expected = Path("figure.png").read_bytes()
+    Path("matplotlibrc").write_bytes(settings)
+    done = subprocess.run(plot, capture_output=True, env={**os.environ, "MPLBACKEND": "none"})
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+    assert Path("figure.png").read_bytes() == expected
+
+
+def test_a_merge_that_was_killed_is_done_again(tiny_run: Command, command: Command) -> None:
+    for number in (1, 2):
+        tiny_run("--task", "squad", "--shard", f"{number}/2", "--out", f"s{number}")
+    for name in ("rows.jsonl.whole.part", "rows.jsonlabc.part", "manifest.jsonabc.part"):
+        Path(name).mkdir()
+        Path(name, name).write_text("{", encoding="utf-8")
+        assert command("merge", "s1/squad", "s2/squad", "-o", name)[0] == 0
+        assert command("show", name)[0] == 0
+    Path("own", "manifest.json").parent.mkdir()
+    shutil.copy("s1/squad/manifest.json", "own/manifest.json")
+    Path("own", "rows.jsonl.whole.part").write_text("{", encoding="utf-8")
+    assert command("merge", "s1/squad", "s2/squad", "-o", "own")[0] == 0
+    shutil.rmtree("own")
+    Path("own").mkdir()
+    Path("own", "rows.jsonl").write_text("{", encoding="utf-8")
+    assert "not empty" in command("merge", "s1/squad", "s2/squad", "-o", "own")[2]
+
+
+def test_scores_that_would_take_other_columns_places(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--out", "one")
+    (file,) = Path("one").rglob("rows.jsonl")
+    text = file.read_text(encoding="utf-8")
+    for name in ("example", "answer", "model", "first_token"):
+        file.write_text(text.replace('"f1":', f'"{name}":0.5,"f1":', 1), encoding="utf-8")
+        code, out, err = command("export", "one", "--rows")
+        assert (code, out) == (2, "")
+        assert f"no score can be called '{name}'" in err
+
+
+def test_nothing_is_concluded_from_no_examples(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "--shard", "3/3", "-n", "2", "--out", "none")
+    shown = command("show", "none")[1]
+    assert "no example was used, so there is nothing to conclude" in shown
+    assert "baseline: exact_match – on the 0 examples used" in " ".join(shown.split())
+    found = json.loads(command("show", "none", "--json")[1])
+    assert found["used"] == {"score": None, "n": 0}
+    shutil.copytree("none", "other")
+    assert json.loads(command("compare", "none", "other", "--json")[1])[0]["baseline"] == [None] * 2
+    exported = command("export", "none", "--format", "jsonl")[1].splitlines()
+    assert {json.loads(line)["score"] for line in exported[:2]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("layers", "known"),
+    [("0:", True), ("3:", False), ("0:3", False), ("1:", False), ("0,3", False)],
+)
+def test_what_is_not_shown_is_not_claimed(
+    layers: str, known: bool, tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--layers", layers, "--out", "one")
+    (rows,) = Path("one").rglob("rows.jsonl")
+    text = re.sub(r'"(exact_match|f1)":[0-9.]+', r'"\1":1.0', rows.read_text(encoding="utf-8"))
+    rows.write_text(text, encoding="utf-8")
+    shown = " ".join(command("show", "one")[1].split())
+    limit = "" if known else ", as far as shown"
+    assert re.search(rf"from layer {layers[0]} on \(\d+% of depth\){limit}( |$)", shown)
+    shutil.copytree("one", "two")
+    compared = command("compare", "one", "two")[1]
+    assert compared.count(f"transition at layer {layers[0]} (") == 2
+    assert compared.count(", as far as shown") == (0 if known else 2)
+
+
+def test_a_run_of_before_noise_was_written_down(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "--out", "one")
+    (file,) = Path("one").rglob("manifest.json")
+    data = json.loads(file.read_text(encoding="utf-8"))
+    assert data["noise"] >= 0
+    for noise in (None, 0.5):
+        file.write_text(json.dumps({**data, "noise": noise}), encoding="utf-8")
+        assert ("not measured" in command("show", "one")[1]) == (noise is None)
+        found = json.loads(command("show", "one", "--json")[1])
+        assert (found["near_ties"] is None) == (noise is None)
+    del data["noise"]
+    file.write_text(json.dumps(data), encoding="utf-8")
+    assert "not measured" not in command("show", "one")[1]

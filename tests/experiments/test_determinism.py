@@ -1,0 +1,75 @@
+"""The same rows again: on the quantized default model, as they are written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localprobe.api import Model, RunningSweep
+from localprobe.experiments.experiment import Experiment
+from localprobe.runs.rows import Row
+from localprobe.runs.shard import Shard
+
+BASE = Experiment(
+    "capitals",
+    ("random", "shuffle", "freeze", "skip", "swap"),
+    "2,14,23,29",
+    n=3,
+    all_examples=True,
+    max_tokens=6,
+)
+Rows = dict[tuple[int, str, int | None], Row]
+
+
+def rows(model: Model, batch: int = 1, **changes: Any) -> Rows:
+    experiment = Experiment(**{**vars(BASE), **changes})
+    with RunningSweep(model, experiment, batch=batch) as running:
+        found = [row for row in running.rows() if row is not None]
+    return {(row.example, row.patch, row.layer): row for row in found}
+
+
+@pytest.fixture(scope="module")
+def model(default_model: Path) -> Iterator[Model]:
+    with Model(default_model) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def whole(model: Model) -> Rows:
+    return rows(model)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda model: rows(model),
+        lambda model: rows(model, layers="14"),
+        lambda model: rows(model, layers="2,29"),
+        lambda model: rows(model, patches=("swap", "freeze")),
+        lambda model: rows(model, shard=Shard(2, 2)) | rows(model, shard=Shard(1, 2)),
+    ],
+    ids=["rerun", "one layer", "two layers", "two interventions", "shards"],
+)
+def test_every_bit_is_the_same(other: Callable[[Model], Rows], model: Model, whole: Rows) -> None:
+    found = other(model)
+    assert len(found) >= 3 * (1 + 2 * 2)
+    for key, row in found.items():
+        assert row == whole[key]
+
+
+def test_with_another_number_of_threads(default_model: Path, whole: Rows) -> None:
+    with Model(default_model, threads=1) as model:
+        assert rows(model) == whole
+
+
+def test_what_another_batch_turns_is_marked(model: Model) -> None:
+    """Other batches round otherwise, which in quantized models can turn an answer."""
+    some = {"n": 4, "layers": "1::3"}
+    alone, together = rows(model, **some), rows(model, batch=4, **some)
+    turned = [key for key, row in alone.items() if row.answer != together[key].answer]
+    assert turned  # or there is nothing to be seen
+    assert [key for key in turned if not (alone[key].near_tie or together[key].near_tie)] == []
+    assert sum(row.near_tie for row in alone.values()) < len(alone) / 2

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from localprobe.errors import LocalprobeError
+from localprobe.experiments.recipe import recipe
+from localprobe.experiments.sweep import PATCHES
+from localprobe.files.resources import recipe_files
+
+GOOD = """\
+# a comment
+description = "d"
+model = "m"
+interventions = ["freeze"]
+n = 7
+
+[tasks.capitals]
+layers = "::3"
+
+[tasks.math]
+n = 9
+digits = 2
+interventions = ["skip", "random"]
+"""
+
+
+def test_one_for_every_experiment_of_the_paper() -> None:
+    found = {path.stem: recipe(path.stem) for path in recipe_files()}
+    for patch in PATCHES:
+        experiments = found[f"paper-{patch}"].experiments
+        assert all(each.patches == (patch,) for each in experiments)
+        assert all(each.layers in ("all", "::3") for each in experiments)
+    assert {"quick", "all", "demo"} <= set(found)
+    for each in found.values():
+        assert each.description
+        for experiment in each.experiments:
+            assert experiment.build_task().examples()
+    assert [each.task for each in found["paper-swap"].experiments] == ["capitals"]
+
+
+def test_what_stands_above_the_tasks_holds_for_all(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD + 'data = "own.jsonl"\n', encoding="utf-8")
+    found = recipe(str(path))
+    capitals, math = found.experiments
+    assert (found.name, found.model) == ("mine", "m")
+    assert (capitals.n, capitals.layers, capitals.patches) == (7, "::3", ("freeze",))
+    assert (math.n, math.digits, math.patches) == (9, 2, ("skip", "random"))
+    assert math.data == tmp_path / "own.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "message"),
+    [
+        (("n = 7", "m = 7"), 5, "unknown key 'm'"),
+        (("n = 9", "nn = 9"), 11, "unknown key 'nn'"),
+        (("n = 9", "n = 0"), 11, "at least 1"),
+        (("n = 9", "n = 'x'"), 11, "must be a whole number"),
+        (("n = 9", "n = true"), 11, "must be a whole number"),
+        (('["freeze"]', '["frezee"]'), 4, "did you mean freeze"),
+        (('["skip", "random"]', "[3]"), 13, "unknown intervention 3"),
+        (("[tasks.math]", "[tasks.maths]"), 10, "did you mean math"),
+        (("model = ", "# "), 1, "lacks model"),
+        (('interventions = ["freeze"]', ""), 7, "lacks interventions"),
+        (("digits = 2", "digits = "), 12, "not valid TOML"),
+    ],
+)
+def test_a_broken_recipe_is_named_with_the_line(
+    change: tuple[str, str], line: int, message: str, tmp_path: Path
+) -> None:
+    assert change[0] in GOOD
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace(*change, 1), encoding="utf-8")
+    with pytest.raises(LocalprobeError) as caught:
+        recipe(str(path))
+    assert re.search(message, str(caught.value))
+    assert re.search(rf"mine\.toml, line {line}\b", str(caught.value))
+
+
+def test_unknown_names_and_files() -> None:
+    with pytest.raises(LocalprobeError, match="did you mean paper-freeze"):
+        recipe("paper-freze")
+    with pytest.raises(LocalprobeError, match="cannot read"):
+        recipe("nowhere.toml")
+
+
+def test_a_recipe_without_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    path.write_text('description = "d"\nmodel = "m"\n', encoding="utf-8")
+    with pytest.raises(LocalprobeError, match=re.escape("lacks [tasks.NAME]")):
+        recipe(str(path))

@@ -1,0 +1,1 @@
+"""What makes tiny models, broken ones, and the oracle."""

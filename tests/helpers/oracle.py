@@ -1,0 +1,204 @@
+"""A decoder in plain numpy, and the paper's interventions on it.
+
+Written from the definition of the architectures and from the paper, for the tiny models of
+tiny.py: no KV cache, no batches, one whole float64 forward pass for every token. Shares nothing
+with localprobe but the random draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from helpers.tiny import Tiny
+
+Array = np.ndarray
+Change = Callable[[int, Array], Array]
+
+
+def logits(
+    tiny: Tiny, tokens: Sequence[int], change: Change = lambda k, h: h, off_from: int | None = None
+) -> Array:
+    """Next-token logits (n_vocab,) of the last token.
+
+    change(k, h) replaces h (n_tokens, n_embd), the input of block k. Attention contributes
+    nothing from block off_from on.
+    """
+    return _run(tiny, tokens, change, off_from)[0]
+
+
+def states(tiny: Tiny, tokens: Sequence[int]) -> list[Array]:
+    """The clean input of every block, (n_tokens, n_embd)."""
+    return _run(tiny, tokens, lambda k, h: h, None)[1]
+
+
+def intervened(
+    tiny: Tiny,
+    tokens: Sequence[int],
+    name: str,
+    k: int,
+    draw: Callable[[str, Array, int], Array],
+    injection: tuple[Sequence[int], Sequence[int], Sequence[int]] | None = None,
+) -> Array:
+    """Logits of the last token with every token but the last manipulated, as in the paper.
+
+    draw(name, past, k) gives the random or shuffled states. injection: donor tokens, positions,
+    donor positions.
+    """
+    if name == "skip":
+        return logits(tiny, tokens, off_from=k)
+    clean = states(tiny, tokens)
+    donor = states(tiny, injection[0]) if injection else None
+
+    def change(layer: int, h: Array) -> Array:
+        h = h.copy()
+        if name in ("random", "shuffle") and layer == k:
+            h[:-1] = draw(name, h[:-1].astype(np.float32), k)
+        if name == "freeze" and layer >= k:
+            h[:-1] = clean[k - 1][:-1]
+        if name == "inject" and layer == k:
+            assert injection is not None and donor is not None
+            for at, donor_at in zip(injection[1], injection[2], strict=True):
+                h[at] = donor[k][donor_at]
+        return h
+
+    return logits(tiny, tokens, change)
+
+
+def _run(
+    tiny: Tiny, tokens: Sequence[int], change: Change, off_from: int | None
+) -> tuple[Array, list[Array]]:
+    weights = {name: weight.astype(np.float64) for name, weight in tiny.weights.items()}
+    h = weights["token_embd.weight"][list(tokens)]
+    if tiny.arch in ("gemma2", "gemma3"):
+        h = h * np.sqrt(tiny.n_embd)
+    if tiny.arch == "gpt2":
+        h = h + weights["position_embd.weight"][: len(tokens)]
+    seen = []
+    for k in range(tiny.n_layer):
+        h = change(k, h)
+        seen.append(h)
+        w = {
+            name.removeprefix(f"blk.{k}."): weight
+            for name, weight in weights.items()
+            if name.startswith(f"blk.{k}.")
+        }
+        attention = _attention(tiny, w, k, _norm(tiny, w, "attn_norm", h))
+        if tiny.arch in ("gemma2", "gemma3"):
+            attention = _norm(tiny, w, "post_attention_norm", attention)
+        if off_from is not None and k >= off_from:
+            attention = np.zeros_like(attention)
+        h = h + attention
+        mlp = _mlp(tiny, w, _norm(tiny, w, "ffn_norm", h))
+        if tiny.arch in ("gemma2", "gemma3"):
+            mlp = _norm(tiny, w, "post_ffw_norm", mlp)
+        h = h + mlp
+    out = weights.get("output.weight", weights["token_embd.weight"])
+    return _cap(out @ _norm(tiny, weights, "output_norm", h[-1]), tiny.logit_cap), seen
+
+
+def _norm(tiny: Tiny, w: dict[str, Array], name: str, x: Array) -> Array:
+    """RMS norm; gpt2's layer norm is that of what is left without the mean, and has a bias."""
+    if tiny.arch == "gpt2":
+        x = x - x.mean(-1, keepdims=True)
+    scaled = x / np.sqrt((x * x).mean(-1, keepdims=True) + tiny.eps) * w[name + ".weight"]
+    return scaled + w.get(name + ".bias", 0)
+
+
+def _cap(x: Array, cap: float) -> Array:
+    return cap * np.tanh(x / cap) if cap else x
+
+
+def _softmax(x: Array) -> Array:
+    weights = np.exp(x - x.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _attention(tiny: Tiny, w: dict[str, Array], k: int, x: Array) -> Array:
+    n = len(x)
+
+    def project(name: str) -> Array:
+        return x @ w[f"attn_{name}.weight"].T + w.get(f"attn_{name}.bias", 0)
+
+    if tiny.arch in ("phi3", "gpt2"):
+        queries, keys = tiny.n_head * tiny.head_dim, tiny.n_head_kv * tiny.head_dim
+        projected = np.split(project("qkv"), [queries, queries + keys], axis=1)
+    else:
+        projected = [project("q"), project("k"), project("v")]
+    q, key, value = (each.reshape(n, -1, tiny.head_dim) for each in projected)
+    is_global = not tiny.sliding_window or k % tiny.window_pattern == tiny.window_pattern - 1
+    if tiny.arch in ("qwen3", "qwen3moe", "gemma3"):
+        q = _norm(tiny, w, "attn_q_norm", q)
+        key = _norm(tiny, w, "attn_k_norm", key)
+    if tiny.arch != "gpt2":
+        base = tiny.rope_base if is_global else 10000.0
+        q, key = _rope(tiny, q, base), _rope(tiny, key, base)
+    # Grouped queries: head i reads the keys of group i // (n_head / n_head_kv).
+    group = tiny.n_head // tiny.n_head_kv
+    key, value = key.repeat(group, axis=1), value.repeat(group, axis=1)
+    scores = np.einsum("ihd,jhd->hij", q, key) / np.sqrt(tiny.head_dim)
+    scores = _cap(scores, tiny.attention_cap)
+    i, j = np.arange(n)[:, None], np.arange(n)[None, :]
+    hidden = j > i
+    if not is_global:
+        hidden |= i - j >= tiny.sliding_window
+    weights = _softmax(np.where(hidden, -np.inf, scores))
+    mixed = np.einsum("hij,jhd->ihd", weights, value).reshape(n, -1)
+    return mixed @ w["attn_output.weight"].T + w.get("attn_output.bias", 0)
+
+
+def _rope(tiny: Tiny, x: Array, base: float) -> Array:
+    """Rotary embedding: llama's weights pair neighbours (2i, 2i+1), the others (i, i + d/2)."""
+    half = tiny.head_dim // 2
+    angle = np.arange(len(x))[:, None] * base ** (-np.arange(half) / half)
+    cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
+    if tiny.arch == "llama":
+        a, b = x[..., 0::2], x[..., 1::2]
+    else:
+        a, b = x[..., :half], x[..., half:]
+    rotated_a, rotated_b = a * cos - b * sin, a * sin + b * cos
+    out = np.empty_like(x)
+    if tiny.arch == "llama":
+        out[..., 0::2], out[..., 1::2] = rotated_a, rotated_b
+    else:
+        out[..., :half], out[..., half:] = rotated_a, rotated_b
+    return out
+
+
+def _mlp(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
+    if tiny.n_expert:
+        return _experts(tiny, w, x)
+    up = x @ w["ffn_up.weight"].T + w.get("ffn_up.bias", 0)
+    if tiny.arch == "gpt2":
+        active = _gelu(up)
+    elif tiny.arch == "phi3":
+        gate, up = np.split(up, 2, axis=1)
+        active = _silu(gate) * up
+    else:
+        gate = x @ w["ffn_gate.weight"].T
+        active = (_gelu(gate) if tiny.arch in ("gemma2", "gemma3") else _silu(gate)) * up
+    return active @ w["ffn_down.weight"].T + w.get("ffn_down.bias", 0)
+
+
+def _experts(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
+    """Every expert on every token, weighted; the weights are 0 but for a token's likeliest."""
+    share = _softmax(x @ w["ffn_gate_inp.weight"].T)
+    least = np.sort(share)[:, -tiny.n_expert_used, None]
+    share = np.where(share < least, 0, share)
+    share /= share.sum(-1, keepdims=True)
+    gate = np.einsum("nd,efd->nef", x, w["ffn_gate_exps.weight"])
+    up = np.einsum("nd,efd->nef", x, w["ffn_up_exps.weight"])
+    return np.einsum("ne,nef,edf->nd", share, _silu(gate) * up, w["ffn_down_exps.weight"])
+
+
+def _silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
+
+
+def _gelu(x: Array) -> Array:
+    # ggml looks GELU up in a table over float16 numbers: its one step that is not float32.
+    x16 = x.astype(np.float16).astype(np.float32)
+    gelu = 0.5 * x16 * (1 + np.tanh(np.sqrt(2 / np.pi) * x16 * (1 + 0.044715 * x16 * x16)))
+    gelu = gelu.astype(np.float16).astype(np.float64)
+    return np.where(x <= -10, 0, np.where(x >= 10, x, gelu))

@@ -1,0 +1,129 @@
+"""The self-check: it passes what the oracle covers and refuses what it cannot vouch for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ARCHITECTURES
+from helpers import tiny
+
+import localprobe
+from localprobe.errors import LocalprobeError, ModelError
+from localprobe.llama import ggml
+from localprobe.llama.check import check
+from localprobe.llama.model import Model
+from localprobe.llama.residual import ForwardPass
+from localprobe.models.opening import open_model, why_not
+
+Files = Callable[[str], Path]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_architectures_that_the_oracle_covers_pass(arch: str, tiny_file: Files) -> None:
+    with Model(tiny_file(arch), threads=1) as model:
+        check(model)
+
+
+@pytest.mark.parametrize(
+    ("arch", "reason"), [("gptneox", "attention cannot be switched off"), ("mamba", "recurrent")]
+)
+def test_others_are_refused_with_the_reason(arch: str, reason: str, tiny_file: Files) -> None:
+    with Model(tiny_file(arch)) as model, pytest.raises(ModelError, match=reason):
+        check(model)
+
+
+@pytest.mark.parametrize(
+    ("arch", "node"),
+    [("llama", b"embd"), ("qwen2", b"embd"), ("gemma3", b"inp_scaled"), ("gpt2", b"inpL")],
+)
+def test_layer_0_is_found_by_its_place(arch: str, node: bytes, tiny_file: Files) -> None:
+    with Model(tiny_file(arch)) as model:
+        check(model)
+        assert model._embedding == node
+
+
+def test_a_wrong_node_for_layer_0_is_found_out(tiny_file: Files) -> None:
+    with Model(tiny_file("llama")) as model:
+        model.reserve(8)
+        model._embedding = b"attn_norm-0"  # the residual stream goes past it
+        with pytest.raises(ModelError, match="layer 0 is not all"):
+            check(model)
+
+
+def test_a_write_that_does_not_arrive_is_found_out(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ggml, "write", lambda *_: None)
+    with Model(tiny_file("llama")) as model, pytest.raises(ModelError, match="layer 0 is not all"):
+        check(model)
+
+
+def test_a_read_that_is_wrong_is_found_out(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ggml.read
+
+    def reversed_rows(address: int) -> np.ndarray:
+        data = read(address)
+        return data[::-1].copy() if data.ndim == 2 else data
+
+    monkeypatch.setattr(ggml, "read", reversed_rows)
+    with Model(tiny_file("llama")) as model, pytest.raises(ModelError):
+        check(model)
+
+
+def test_attention_that_stays_on_is_found_out(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave_on(self: ForwardPass, address: int) -> None:
+        self._missing_adds.discard(self._layer)
+
+    monkeypatch.setattr(ForwardPass, "_drop_attention", leave_on)
+    with (
+        Model(tiny_file("llama")) as model,
+        pytest.raises(ModelError, match="attention cannot be switched off"),
+    ):
+        check(model)
+
+
+def test_the_check_runs_once_per_file(
+    tiny_file: Files, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr("localprobe.models.opening.check", lambda model: calls.append(model))
+    for _ in range(2):
+        with open_model(str(tiny_file("llama"))):
+            pass
+    assert len(calls) == 1
+    with open_model(str(tiny_file("qwen2"))):
+        pass
+    assert len(calls) == 2
+
+
+def test_a_refusal_is_remembered_too(tiny_file: Files, own_cache: Path) -> None:
+    with Model(tiny_file("mamba")) as model:
+        assert "recurrent" in why_not(model, "digest")
+        assert "recurrent" in why_not(model, "digest")
+    with (
+        pytest.raises(ModelError, match="cannot be probed: it is recurrent"),
+        open_model(str(tiny_file("mamba"))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("trained", "asked"), [(512, 4), (8, 0)])
+def test_a_short_context_is_no_reason_to_refuse(
+    trained: int, asked: int, own_cache: Path, tmp_path: Path
+) -> None:
+    file = tiny.write(replace(tiny.build("llama"), n_ctx=trained), tmp_path / "short.gguf")
+    with localprobe.Model(file, threads=1, ctx=asked) as model:
+        found = localprobe.probe(model, "a b", ["skip"], max_tokens=1)
+        assert len(found.rows) == model.n_layer
+        assert model.engine().name == "resume"
+        assert model.loaded.model.ctx == (asked or trained)
+        with pytest.raises(LocalprobeError, match=f"the context holds {asked or trained}"):
+            localprobe.probe(model, "a b c d e f g h", ["skip"])

@@ -154,7 +154,7 @@ def test_ctrl_c_at_any_moment_is_130_and_nothing_is_remembered(
 ) -> None:
     """Also inside a callback that llama.cpp makes, where a Python exception would be lost."""
     script = (
-        "import sys; import localprobe.commands; from localprobe.__main__ import run; "
+        "import sys; import localprobe.cli.commands; from localprobe.__main__ import run; "
         "print('ready', flush=True); sys.exit(run())"
     )
     # A sweep over all countries lasts far longer than any of the waits.

@@ -36,13 +36,6 @@ from localprobe.runs.rows import Row
 T = TypeVar("T")
 Watch = Callable[[Iterator[T], int], Iterable[T]]
 
-DAMAGE = (
-    interventions.Random.name,
-    interventions.Shuffle.name,
-    interventions.Freeze.name,
-    interventions.Skip.name,
-)
-
 
 class Model:
     """A model that can be probed: a name of `localprobe models`, or the path of a .gguf file.
@@ -124,7 +117,7 @@ class Probe:
 def probe(
     model: Model,
     prompt: str,
-    patches: str | Sequence[str] = DAMAGE,
+    patches: str | Sequence[str] | None = None,
     *,
     layers: Layers = "all",
     max_tokens: int = 8,
@@ -137,6 +130,7 @@ def probe(
 ) -> Probe:
     """The answers to a prompt under each intervention at each layer.
 
+    patches: names of interventions; all that need no donor if None.
     layers: "all", "12", "3,7,12", "0:30:2", "-5:", or numbers. inject needs a donor text and
     positions, each an index or a word.
     watch: given the rows as they come and their number, shows progress.
@@ -144,9 +138,11 @@ def probe(
     """
     patches = _several(patches)
     check_patches(patches)
-    injects = interventions.Inject.name in patches
+    injects = [patch for patch in patches if patch not in interventions.names(with_donor=False)]
     if injects and None in (donor, at, donor_at):
-        raise LocalprobeError("inject needs --donor TEXT, --at POSITION and --donor-at POSITION")
+        raise LocalprobeError(
+            f"{injects[0]} needs --donor TEXT, --at POSITION and --donor-at POSITION"
+        )
     if not injects and (donor, at, donor_at) != (None, None, None):
         raise LocalprobeError("--donor, --at and --donor-at are for --patch inject")
     engine = model.engine()
@@ -154,18 +150,12 @@ def probe(
     tokens = encode.tokens(prompt)
     engine.model.check_length(len(tokens) + max_tokens)
     chosen = parse_layers(layers_text(layers), model.n_layer)
-    wanted: list[interventions.Intervention] = []
-    injected = None
-    for patch in patches:
-        if patch == interventions.Inject.name:
-            assert donor is not None
-            inject = probing.injection(
-                engine, encode, prompt, donor, str(at), str(donor_at), chosen
-            )
-            injected = probing.describe(inject)
-            wanted.append(inject)
-        else:
-            wanted.append(interventions.by_name(patch, seed))
+    found_donor = None
+    if injects and donor is not None:
+        found_donor = probing.find_donor(
+            engine, encode, prompt, donor, str(at), str(donor_at), chosen
+        )
+    wanted = [interventions.by_name(patch, seed, found_donor) for patch in patches]
     n_cells = sum(len(interventions.defined_layers(each, chosen)) for each in wanted)
     (run,) = engine.clean([tokens], chosen, max_tokens=max_tokens, stops=[None])
     if not run.answer.is_finite:
@@ -173,24 +163,28 @@ def probe(
     found = probing.probe(engine, run, wanted, chosen, max_tokens=max_tokens)
     order = {each.name: place for place, each in enumerate(wanted)}
     rows = sorted(watch(found, n_cells), key=lambda row: (order[row.patch], row.layer))
+    injected = None if found_donor is None else probing.describe(found_donor)
     return Probe(prompt, tuple(tokens), run.answer, rows, injected)
 
 
-def _several(patches: str | Sequence[str]) -> tuple[str, ...]:
+def _several(patches: str | Sequence[str] | None) -> tuple[str, ...]:
+    if patches is None:
+        return interventions.names(with_donor=False)
     return (patches,) if isinstance(patches, str) else tuple(patches)
 
 
 def check_patches(patches: Sequence[str]) -> None:
     """Raise LocalprobeError for interventions that one prompt cannot be given."""
     if not patches:
-        raise LocalprobeError(f"no intervention was named; known: {', '.join(interventions.NAMES)}")
+        raise LocalprobeError(
+            f"no intervention was named; known: {', '.join(interventions.names())}"
+        )
     for patch in patches:
         if patch == "swap":
             raise LocalprobeError("a swap has a command of its own: localprobe swap PROMPT OLD NEW")
         if patches.count(patch) > 1:
             raise LocalprobeError(f"the intervention {patch} was named twice")
-        if patch != interventions.Inject.name:
-            interventions.by_name(patch, 0)
+        interventions.check_name(patch)
 
 
 @dataclass(frozen=True)
@@ -289,7 +283,8 @@ class RunningSweep:
         """The rows as they are found, written down as their examples are whole; see Sweep.run."""
         if self._folder is not None:
             # What is on disk need not be held in memory.
-            yield from self._folder.written(self.sweep)
+            yield from self._folder.written(self.sweep.run())
+            self._folder.end(tried=self.sweep.tried, used=self.sweep.used)
             return
         for row in self.sweep.run():
             if row is not None and self._keep:
@@ -311,7 +306,7 @@ class RunningSweep:
 def sweep(
     model: Model,
     task: str,
-    patches: str | Sequence[str] = DAMAGE,
+    patches: str | Sequence[str] | None = None,
     *,
     out: str | Path | None = None,
     batch: int | None = None,
@@ -320,8 +315,9 @@ def sweep(
 ) -> Run:
     """Mean scores over a task's examples under each intervention at each layer.
 
-    patches: of random, shuffle, freeze, skip, swap. settings: those of `Experiment`: layers, n,
-    seed, metric, all_examples, max_tokens, max_prompt_tokens, template, data, digits, chat.
+    patches: interventions that need no donor, and swap; all but swap if None.
+    settings: those of `Experiment`: layers, n, seed, metric, all_examples, max_tokens,
+    max_prompt_tokens, template, data, digits, chat.
     out: a folder to write to, or to go on in. batch: prompts in one decode.
     Raises LocalprobeError for anything that cannot be done.
     """

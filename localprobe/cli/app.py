@@ -6,18 +6,20 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import printable
 from localprobe.models.registry import DEFAULT_MODEL
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 _LONGEST_MESSAGE = 1900
-_ALL = ("random", "shuffle", "freeze", "skip")
 _PROMPT_HELP = (
     r"The prompt; \n is a newline (\\n: no newline), @FILE reads a file, - reads standard input."
 )
@@ -31,6 +33,33 @@ def _example(line: str) -> str:
     return f"\b\nExample:\n  {line}"
 
 
+class _Command(TyperCommand):
+    """Its help names what is registered, which is looked up only when that help is shown."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        from localprobe.engine import interventions
+        from localprobe.runs import tally
+        from localprobe.tasks import NAMES
+
+        known = {
+            "{all}": _listed(interventions.names()),
+            "{donor}": _listed(set(interventions.names()) - set(tally.patches())),
+            "{sweepable}": _listed(tally.patches()),
+            "{tasks}": _listed(NAMES),
+        }
+        for option in self.params:
+            text = getattr(option, "help", None) or ""
+            for place, names in known.items():
+                text = text.replace(place, names)
+            option.help = text  # type: ignore[attr-defined]
+        super().format_options(ctx, formatter)
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 app = typer.Typer(
     name="localprobe",
     help="Overwrite what earlier tokens hold at a layer of a GGUF model; watch the answer change.",
@@ -42,6 +71,14 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+
+
+def _command(
+    example: str, name: str | None = None, group: typer.Typer = app
+) -> Callable[[_Function], _Function]:
+    """A command whose help ends with an example."""
+    return group.command(name, cls=_Command, epilog=_example(example))
+
 
 ModelOption = Annotated[
     str,
@@ -90,7 +127,7 @@ ProbePatches = Annotated[
         "--patch",
         "-p",
         metavar="NAME",
-        help="random, shuffle, freeze, skip or inject, with commas; all but inject if not given.",
+        help="{all}, with commas; all but {donor} if not given.",
     ),
 ]
 SweepPatches = Annotated[
@@ -99,7 +136,7 @@ SweepPatches = Annotated[
         "--patch",
         "-p",
         metavar="NAME",
-        help="random, shuffle, freeze, skip or swap, with commas; all but swap if not given.",
+        help="{sweepable}, with commas; all but swap if not given.",
     ),
 ]
 Chat = Annotated[
@@ -157,7 +194,7 @@ def _main(
         print(context.get_help())
 
 
-@app.command(epilog=_example("localprobe demo"))
+@_command("localprobe demo")
 def demo(
     model: ModelOption = DEFAULT_MODEL,
     threads: Threads = 0,
@@ -172,11 +209,7 @@ def demo(
         show.run(opened, short=short)
 
 
-@app.command(
-    epilog=_example(
-        f"localprobe probe '{_EXAMPLE_PROMPT}' --patch freeze --patch skip --layers 16:"
-    )
-)
+@_command(f"localprobe probe '{_EXAMPLE_PROMPT}' --patch freeze --patch skip --layers 16:")
 def probe(
     prompt: Prompt,
     patch: ProbePatches = [],  # noqa: B006
@@ -220,7 +253,7 @@ def probe(
     )
 
 
-@app.command(epilog=_example(f"localprobe swap '{_EXAMPLE_PROMPT}' France Italy --layers 16:"))
+@_command(f"localprobe swap '{_EXAMPLE_PROMPT}' France Italy --layers 16:")
 def swap(
     prompt: Prompt,
     old: Annotated[str, typer.Argument(metavar="OLD", help="A word of the prompt.")],
@@ -252,14 +285,10 @@ def swap(
     )
 
 
-@app.command(
-    epilog=_example("localprobe sweep --task capitals --patch freeze,skip --layers 16: -n 5")
-)
+@_command("localprobe sweep --task capitals --patch freeze,skip --layers 16: -n 5")
 def sweep(
     patch: SweepPatches = [],  # noqa: B006
-    task: Annotated[
-        str, typer.Option(help="What to ask: capitals, math, squad, cnn_dailymail or jsonl.")
-    ] = "capitals",
+    task: Annotated[str, typer.Option(help="What to ask: {tasks}.")] = "capitals",
     layers: Layers = "all",
     n: Annotated[
         Optional[int],
@@ -330,7 +359,7 @@ def sweep(
     commands.sweep(experiment, choice, batch=batch, out=out, json=json)
 
 
-@app.command(epilog=_example("localprobe run quick"))
+@_command("localprobe run quick")
 def run(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A name of `localprobe recipes`, or a .toml.")
@@ -398,7 +427,7 @@ def run(
     )
 
 
-@app.command(epilog=_example("localprobe recipes"))
+@_command("localprobe recipes")
 def recipes(json: Json = False) -> None:
     """The recipes that come with localprobe."""
     from localprobe.cli import listing
@@ -406,7 +435,7 @@ def recipes(json: Json = False) -> None:
     listing.list_recipes(json=json)
 
 
-@app.command(epilog=_example("localprobe show runs/quick"))
+@_command("localprobe show runs/quick")
 def show(
     runs: Runs,
     metric: Annotated[
@@ -420,7 +449,7 @@ def show(
     reading.show(runs, metric, json=json)
 
 
-@app.command(epilog=_example("localprobe export runs/quick --format md"))
+@_command("localprobe export runs/quick --format md")
 def export(
     runs: Runs,
     form: Annotated[
@@ -436,7 +465,7 @@ def export(
     reading.export(runs, form.lower(), rows=rows)
 
 
-@app.command(epilog=_example("localprobe compare runs/q4 runs/bf16"))
+@_command("localprobe compare runs/q4 runs/bf16")
 def compare(runs: Runs, json: Json = False) -> None:
     """Runs side by side: scores by layer, and how far the transition moves."""
     from localprobe.cli import reading
@@ -444,7 +473,7 @@ def compare(runs: Runs, json: Json = False) -> None:
     reading.compare(runs, json=json)
 
 
-@app.command(epilog=_example("localprobe plot runs/quick -o quick.png"))
+@_command("localprobe plot runs/quick -o quick.png")
 def plot(
     runs: Runs,
     output: Annotated[
@@ -460,7 +489,7 @@ def plot(
     reading.plot(runs, output, metric)
 
 
-@app.command(epilog=_example("localprobe merge shard-1 shard-2 -o whole"))
+@_command("localprobe merge shard-1 shard-2 -o whole")
 def merge(
     runs: Runs,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
@@ -471,7 +500,7 @@ def merge(
     reading.merge(runs, out)
 
 
-@app.command(epilog=_example("localprobe bench -n 8"))
+@_command("localprobe bench -n 8")
 def bench(
     n: Annotated[
         int, typer.Option("-n", metavar="N", help="How many prompts to time.", min=2, max=64)
@@ -487,7 +516,7 @@ def bench(
     commands.run_bench(n, commands.ModelChoice(model, threads, gpu_layers, 0), json=json)
 
 
-@app.command(epilog=_example(r"localprobe tokens 'Q: What is the capital of France?\nA:'"))
+@_command(r"localprobe tokens 'Q: What is the capital of France?\nA:'")
 def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = False) -> None:
     """How the model cuts a prompt into tokens: index, id, text."""
     from localprobe.cli import commands
@@ -506,7 +535,7 @@ def models(ctx: typer.Context, json: Json = False) -> None:
         listing.list_models(json=json)
 
 
-@models_app.command("list", epilog=_example("localprobe models list"))
+@_command("localprobe models list", "list", models_app)
 def models_list(json: Json = False) -> None:
     """List the known models."""
     from localprobe.cli import listing
@@ -514,7 +543,7 @@ def models_list(json: Json = False) -> None:
     listing.list_models(json=json)
 
 
-@models_app.command("pull", epilog=_example(f"localprobe models pull {DEFAULT_MODEL}"))
+@_command(f"localprobe models pull {DEFAULT_MODEL}", "pull", models_app)
 def models_pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `localprobe models`.")],
 ) -> None:
@@ -524,9 +553,7 @@ def models_pull(
     commands.pull_model(name)
 
 
-@models_app.command(
-    "prepare", epilog=_example(f"localprobe models prepare {DEFAULT_MODEL} --type q8_0")
-)
+@_command(f"localprobe models prepare {DEFAULT_MODEL} --type q8_0", "prepare", models_app)
 def models_prepare(
     model: Annotated[
         str,
@@ -542,7 +569,7 @@ def models_prepare(
     commands.prepare_model(model, kind.lower())
 
 
-@models_app.command("info", epilog=_example(f"localprobe models info {DEFAULT_MODEL}"))
+@_command(f"localprobe models info {DEFAULT_MODEL}", "info", models_app)
 def models_info(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A name of `localprobe models`, or a .gguf file.")
@@ -556,8 +583,12 @@ def models_info(
 
 
 def _names(values: Sequence[str]) -> list[str]:
-    """--patch a,b --patch c -> a, b, c; those that damage all past tokens when none is named."""
-    names = [name.strip().lower() for value in values or _ALL for name in value.split(",")]
+    """--patch a,b --patch c -> a, b, c; all that need no donor when none is named."""
+    if not values:
+        from localprobe.engine import interventions
+
+        return list(interventions.names(with_donor=False))
+    names = [name.strip().lower() for value in values for name in value.split(",")]
     return [name for name in names if name]
 
 

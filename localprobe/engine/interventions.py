@@ -11,13 +11,16 @@ block k. "Past tokens" are all tokens of a sequence but its last one, which is n
 
 Draws depend on (seed, example, layer, position) alone, so that they do not change with the
 order or the choice of layers, nor with how the tokens are batched.
+
+Each says about itself what engines and tables need to know (see `Intervention`), and is known by
+its name once it is registered: to add one, write its class here under `@register`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +28,6 @@ from numpy.typing import NDArray
 from localprobe.errors import LocalprobeError, did_you_mean
 
 FloatArray = NDArray[np.float32]
-
-NAMES = ("random", "shuffle", "freeze", "skip", "inject")
 
 
 def random_states(
@@ -91,17 +92,94 @@ class Edit:
         return None if written is None else np.concatenate([written, states[-1:]])
 
 
+@dataclass(frozen=True)
+class Donor:
+    """What is injected: states of another prompt, layer -> (n_donor, n_embd), and which go where.
+
+    at, donor_at: positions in the prompt and in the donor, pairwise.
+    """
+
+    states: Mapping[int, FloatArray]
+    at: tuple[int, ...]
+    donor_at: tuple[int, ...]
+
+
 class Intervention(Protocol):
-    """What an intervention does; `edit` is asked anew for every forward pass."""
+    """What an intervention does; `edit` is asked anew for every forward pass.
+
+    Of past tokens it may write the states at layer k and above, of the clean states it may look at
+    those of layers k-1 and k, and of attention it may ask that it contributes nothing.
+    """
 
     name: ClassVar[str]
     first_layer: ClassVar[int]
     """The lowest layer at which it is defined."""
+    needs_donor: ClassVar[bool]
+    """Whether states of another prompt are needed to build one."""
     writes_generated: ClassVar[bool]
     """Whether a generated token is written to once another one follows it."""
+    holds_past: ClassVar[bool]
+    """Whether past tokens have, in every block from k on, what is written at layer k; else blocks
+    k and above compute on from it as usual."""
+    attention_off: ClassVar[bool]
+    """Whether attention contributes nothing from block k on, and nothing is written."""
+
+    @classmethod
+    def build(cls, seed: int, donor: Donor | None) -> Intervention:
+        """One for a seed; donor: where it needs one."""
+
+    def first_row(self, n_tokens: int) -> int:
+        """The first row that it changes, of a prompt of so many tokens, for its last one."""
 
     def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
         """What to do at `layer` when the first row of the pass stands at position `start`."""
+
+
+_REGISTERED: dict[str, type[Intervention]] = {}
+_Kind = TypeVar("_Kind", bound="type[Intervention]")
+
+
+def register(kind: _Kind) -> _Kind:
+    """Make an intervention known by its name, to engines, recipes, tables and the command line."""
+    _REGISTERED[kind.name] = kind
+    return kind
+
+
+def forget(name: str) -> None:
+    """Undo `register`."""
+    del _REGISTERED[name]
+
+
+def kinds() -> tuple[type[Intervention], ...]:
+    """All that are registered, in that order."""
+    return tuple(_REGISTERED.values())
+
+
+def names(*, with_donor: bool = True) -> tuple[str, ...]:
+    """Of all interventions, or of those that need no donor: what a task can be swept with."""
+    return tuple(kind.name for kind in kinds() if with_donor or not kind.needs_donor)
+
+
+def first_layer(name: str) -> int:
+    """The lowest layer at which an intervention is defined; 0 for what is none."""
+    return _REGISTERED[name].first_layer if name in _REGISTERED else 0
+
+
+class _Plain:
+    """What most interventions are like: from the first row on, at one layer, without a donor."""
+
+    first_layer: ClassVar[int] = 0
+    needs_donor: ClassVar[bool] = False
+    writes_generated: ClassVar[bool] = True
+    holds_past: ClassVar[bool] = False
+    attention_off: ClassVar[bool] = False
+
+    @classmethod
+    def build(cls, seed: int, donor: Donor | None) -> Intervention:
+        return cls()  # type: ignore[return-value]
+
+    def first_row(self, n_tokens: int) -> int:
+        return 0
 
 
 class _Draw(Protocol):
@@ -111,13 +189,15 @@ class _Draw(Protocol):
 
 
 @dataclass(frozen=True)
-class _Redrawn:
+class _Redrawn(_Plain):
     """Past tokens' states at the layer are drawn anew."""
 
-    first_layer: ClassVar[int] = 0
-    writes_generated: ClassVar[bool] = True
     draw: ClassVar[_Draw]
     seed: int = 0
+
+    @classmethod
+    def build(cls, seed: int, donor: Donor | None) -> Intervention:
+        return cls(seed)  # type: ignore[return-value]
 
     def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
         draw, seed = type(self).draw, self.seed
@@ -128,23 +208,26 @@ class _Redrawn:
         return Edit(frozenset([layer]), past)
 
 
+@register
 @dataclass(frozen=True)
 class Random(_Redrawn):
     name: ClassVar[str] = "random"
     draw: ClassVar[_Draw] = staticmethod(random_states)
 
 
+@register
 @dataclass(frozen=True)
 class Shuffle(_Redrawn):
     name: ClassVar[str] = "shuffle"
     draw: ClassVar[_Draw] = staticmethod(shuffled_states)
 
 
+@register
 @dataclass(frozen=True)
-class Freeze:
+class Freeze(_Plain):
     name: ClassVar[str] = "freeze"
     first_layer: ClassVar[int] = 1
-    writes_generated: ClassVar[bool] = True
+    holds_past: ClassVar[bool] = True
 
     def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
         frozen: FloatArray | None = None
@@ -159,26 +242,41 @@ class Freeze:
         return Edit(frozenset(range(layer - 1, n_layer)), past)
 
 
+@register
 @dataclass(frozen=True)
-class Skip:
+class Skip(_Plain):
     name: ClassVar[str] = "skip"
-    first_layer: ClassVar[int] = 0
     writes_generated: ClassVar[bool] = False
+    attention_off: ClassVar[bool] = True
+
+    def first_row(self, n_tokens: int) -> int:
+        # Rows do not see each other any more.
+        return n_tokens - 1
 
     def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
         return Edit(attention_off_from=layer)
 
 
+@register
 @dataclass(frozen=True)
-class Inject:
+class Inject(_Plain):
     """donor: layer -> the donor prompt's states there (n_donor, n_embd), for every layer asked."""
 
     name: ClassVar[str] = "inject"
-    first_layer: ClassVar[int] = 0
+    needs_donor: ClassVar[bool] = True
     writes_generated: ClassVar[bool] = False
     donor: Mapping[int, FloatArray]
     at: tuple[int, ...]
     donor_at: tuple[int, ...]
+
+    @classmethod
+    def build(cls, seed: int, donor: Donor | None) -> Intervention:
+        if donor is None:
+            raise ValueError(f"{cls.name} needs a donor")
+        return cls(donor.states, donor.at, donor.donor_at)
+
+    def first_row(self, n_tokens: int) -> int:
+        return min(self.at)
 
     def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
         def past(_layer: int, past: FloatArray) -> FloatArray:
@@ -188,17 +286,19 @@ class Inject:
         return Edit(frozenset([layer]), past)
 
 
-def by_name(name: str, seed: int) -> Intervention:
-    """An intervention that needs no donor. Raises LocalprobeError for an unknown name."""
-    makers: dict[str, Intervention] = {
-        "random": Random(seed),
-        "shuffle": Shuffle(seed),
-        "freeze": Freeze(),
-        "skip": Skip(),
-    }
-    if name not in makers:
-        raise LocalprobeError(f"unknown intervention {name!r}; {did_you_mean(name, NAMES)}")
-    return makers[name]
+def by_name(name: str, seed: int, donor: Donor | None = None) -> Intervention:
+    """An intervention. Raises LocalprobeError for an unknown name, and for a missing donor."""
+    check_name(name)
+    kind = _REGISTERED[name]
+    if kind.needs_donor and donor is None:
+        raise LocalprobeError(f"{name} needs the states of another prompt")
+    return kind.build(seed, donor)
+
+
+def check_name(name: str) -> None:
+    """Raise LocalprobeError, with what may have been meant, for an unknown intervention."""
+    if name not in _REGISTERED:
+        raise LocalprobeError(f"unknown intervention {name!r}; {did_you_mean(name, names())}")
 
 
 def defined_layers(intervention: Intervention, layers: Sequence[int]) -> list[int]:

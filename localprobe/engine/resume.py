@@ -3,9 +3,11 @@
 An intervention at layer k leaves everything below k as it was. One clean pass keeps the states;
 then, for each layer, only blocks k ... L-1 are computed, from the states kept:
 
-    random, shuffle, inject   all rows from the first one written to
-    freeze                    keys and values of the past tokens, then the last row
-    skip                      the last row
+    as usual           all rows from the first one that is written to
+    past held          keys and values of the past tokens, then the last row (freeze)
+    attention off      the last row (skip)
+
+Which of these it is, an intervention says about itself.
 
 Several prompts share a decode, one sequence each. Generation goes on in the same way as long as
 the answer is the clean one, whose states are known; when an answer leaves it, whole blocks are
@@ -20,16 +22,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from localprobe.engine.full import CLEAN, NO_ANSWER, Answer, CleanRun, FullEngine, Stop, Writing
-from localprobe.engine.interventions import (
-    Edit,
-    FloatArray,
-    Freeze,
-    Inject,
-    Intervention,
-    Random,
-    Shuffle,
-    Skip,
-)
+from localprobe.engine.interventions import Donor, Edit, FloatArray, Intervention, by_name, kinds
 from localprobe.errors import ModelError, NotFiniteError
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.model import Model
@@ -60,12 +53,7 @@ class _Job:
 
     @property
     def first(self) -> int:
-        match self.intervention:
-            case Inject(at=at):
-                return min(at)
-            case Skip():
-                return len(self.run.prompt) - 1
-        return 0
+        return self.intervention.first_row(len(self.run.prompt))
 
     @property
     def newest(self) -> int:
@@ -120,8 +108,8 @@ def check_resume(model: Model) -> float:
     layers = sorted({0, 1, model.n_layer // 2, model.n_layer - 1} & set(range(model.n_layer)))
     no_stops: list[Stop | None] = [None, None]
     runs = _finite(resume.clean(prompts, layers, max_tokens=1, stops=no_stops))
-    donor, noise = runs[0].states, 0.0
-    for kind in (Random(), Freeze(), Skip(), Inject(donor, (1,), (2,))):
+    noise = 0.0
+    for kind in _one_of_each_way(Donor(runs[0].states, (1,), (2,))):
         defined = [layer for layer in layers if layer >= kind.first_layer]
         cells = resume.run(
             runs, [kind, kind], defined, max_tokens=1, examples=[0, 1], stops=no_stops
@@ -150,6 +138,15 @@ def check_resume(model: Model) -> float:
     return noise
 
 
+def _one_of_each_way(donor: Donor) -> list[Intervention]:
+    """The first intervention of each way of leaving blocks out."""
+    ways: dict[tuple[bool, ...], Intervention] = {}
+    for kind in kinds():
+        way = kind.needs_donor, kind.holds_past, kind.attention_off
+        ways.setdefault(way, by_name(kind.name, 0, donor))
+    return list(ways.values())
+
+
 def _next_tokens(
     engine: ResumeEngine, prompts: Sequence[Sequence[int]], examples: Sequence[int]
 ) -> dict[tuple[str, int, int], Answer]:
@@ -158,7 +155,10 @@ def _next_tokens(
     stops: list[Stop | None] = [None] * len(prompts)
     runs = _finite(engine.clean(prompts, layers, max_tokens=1, stops=stops))
     found = {("clean", 0, q): run.answer for q, run in zip(examples, runs, strict=True)}
-    for kind in (Random(), Shuffle(), Skip()):
+    for each in kinds():
+        if each.needs_donor or each.holds_past:
+            continue
+        kind = by_name(each.name, 0)
         for i, layer, answer in engine.run(
             runs, [kind] * len(runs), layers, max_tokens=1, examples=examples, stops=stops
         ):
@@ -198,7 +198,7 @@ class ResumeEngine(FullEngine):
         stops: Sequence[Stop | None],
     ) -> list[CleanRun]:
         asked = frozenset(layers)
-        # freeze at a layer needs the states of the layer before it.
+        # An intervention at a layer may look at the states of the layer before it.
         wanted = asked | {layer - 1 for layer in asked if layer > 0}
         runs: list[CleanRun] = []
         for some in self._batched([len(prompt) + max_tokens for prompt in prompts], FEW_ROWS):
@@ -280,7 +280,7 @@ class ResumeEngine(FullEngine):
     ) -> Iterator[tuple[int, int, Answer]]:
         if not runs:
             return
-        all_rows = isinstance(interventions[0], Random | Shuffle)
+        all_rows = _changes_all_rows(interventions[0])
         lengths = [len(run.prompt) + max_tokens for run in runs]
         downwards = sorted(layers, reverse=True)
         for some in self._batched(lengths, MANY_ROWS if all_rows else FEW_ROWS):
@@ -340,9 +340,9 @@ class ResumeEngine(FullEngine):
             self._go_on_together(elsewhere, layer)
 
     def _fill_prefix(self, jobs: Sequence[_Job]) -> None:
-        """What stands before an injection, clean; nothing for other interventions."""
+        """What stands before the first row that changes, clean, where that row attends to it."""
         self.model.clear()
-        if not isinstance(jobs[0].intervention, Inject) or not any(job.first for job in jobs):
+        if jobs[0].intervention.attention_off or not any(job.first for job in jobs):
             return
         prompts = [job.run.prompt[: job.first + 1] for job in jobs]
         shared = min(_shared_prefix(prompts), *(job.first for job in jobs))
@@ -362,7 +362,8 @@ class ResumeEngine(FullEngine):
         Only answers that leave the clean one need them. They stay there for all lower layers,
         since every layer finds its rows in the same cells.
         """
-        if isinstance(jobs[0].intervention, Skip):
+        kind = jobs[0].intervention
+        if kind.attention_off:
             self.model.clear()
             starts = [0] * len(jobs)
         else:
@@ -371,7 +372,7 @@ class ResumeEngine(FullEngine):
                 self.model.forget(job.number, start)
         lengths = [len(job.run.prompt) for job in jobs]
         spans = list(zip(jobs, starts, lengths, strict=True))
-        if isinstance(jobs[0].intervention, Skip | Freeze):
+        if kind.attention_off or kind.holds_past:
             past, newest = _split(spans)
             rows = [batches.of(past, "one"), batches.of(newest, "each")]
         else:
@@ -414,18 +415,21 @@ class ResumeEngine(FullEngine):
         for job, start in zip(jobs, starts, strict=True):
             model.forget(job.number, start)
         spans = list(zip(jobs, starts, [job.newest + 1 for job in jobs], strict=True))
-        if isinstance(jobs[0].intervention, Skip):
-            entry = _states(spans, layer)
+        kind = jobs[0].intervention
+        if kind.attention_off:
+            entry = np.concatenate([_clean_states(span, layer) for span in spans])
             rows = batches.of(spans, "each")
             return model.decode_part(rows, lambda graph: graph.without_attention(layer, entry))
-        if isinstance(jobs[0].intervention, Freeze):
+        written = [_written_states(span, layer) for span in spans]
+        if kind.holds_past:
             past, spans = _split(spans)
-            frozen = _states(past, layer - 1)
+            held = np.concatenate([states[:-1] for states in written])
+            written = [states[-1:] for states in written]
             rows = batches.of(past, "one")
             model.decode_part(
-                rows, lambda graph: graph.keys_and_values(layer, frozen), want_logits=False
+                rows, lambda graph: graph.keys_and_values(layer, held), want_logits=False
             )
-        entry = _states(spans, layer, edited=True)
+        entry = np.concatenate(written)
         rows = batches.of(spans, "each")
         return model.decode_part(rows, lambda graph: graph.from_layer(layer, entry))
 
@@ -473,17 +477,28 @@ def _split(spans: Sequence[_Span]) -> tuple[list[_Span], list[_Span]]:
     return past, [(job, end - 1, end) for job, _, end in spans]
 
 
-def _states(spans: Sequence[_Span], layer: int, *, edited: bool = False) -> FloatArray:
-    """The clean states of the spans' rows at a layer, or what the intervention makes of them."""
-    parts = []
-    for job, start, end in spans:
-        states = job.run.states[layer][start:end]
-        if edited and end - start > 1:
-            edit = job.intervention.edit(layer, n_layer=layer + 1, example=job.example, start=start)
-            new = edit.apply(layer, states)
-            states = states if new is None else new
-        parts.append(states)
-    return np.concatenate(parts)
+def _clean_states(span: _Span, layer: int) -> FloatArray:
+    """The clean states of a span's rows at a layer."""
+    job, start, end = span
+    return job.run.states[layer][start:end]
+
+
+def _written_states(span: _Span, layer: int) -> FloatArray:
+    """What the intervention at a layer makes of a span's states there."""
+    job, start, end = span
+    states = _clean_states(span, layer)
+    if end - start < 2:
+        return states  # the last token alone, which is never written to
+    edit = job.intervention.edit(layer, n_layer=layer + 1, example=job.example, start=start)
+    new = None
+    for at in sorted(edit.layers):
+        new = edit.apply(at, _clean_states(span, at))
+    return states if new is None else new
+
+
+def _changes_all_rows(intervention: Intervention) -> bool:
+    """Whether every row of a prompt goes through all blocks from the layer on."""
+    return not (intervention.needs_donor or intervention.holds_past or intervention.attention_off)
 
 
 def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from localprobe.engine.full import CLEAN, CleanRun, FullEngine
-from localprobe.engine.interventions import Freeze, Inject, Intervention, Random, Shuffle, Skip
+from localprobe.engine.interventions import Intervention, by_name, names
 from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.swap import plan_swap
@@ -22,14 +22,13 @@ from localprobe.llama.batch import Batch, Row
 from localprobe.llama.graph import Graph, Part
 from localprobe.llama.model import Model
 from localprobe.prompts.encoder import Encoder
+from localprobe.runs.tally import SWAP
 from localprobe.tasks.capitals import Capitals
 
 RUNS = 3
 PREFILL_ROWS = (1, 4, 16, 64, 256)
 FULL_PROMPTS = 2
 """Whole passes take the same time for every prompt; so many are enough to time them."""
-
-TOGETHER = (Random.name, Shuffle.name, Freeze.name, Skip.name)
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class PatchTimes:
 class BenchResult:
     """prefill: rows -> seconds a row. clean_s: the clean pass, seconds a prompt.
 
-    together: random, shuffle, freeze and skip, the clean pass included on both sides.
+    together: all interventions but swaps, the clean pass included on both sides.
     peak_memory: bytes, None where the system does not say.
     """
 
@@ -111,12 +110,10 @@ def bench(model: Model, n_prompts: int, report: Callable[[str], None]) -> BenchR
     runs = clean()
     subjects = [example.subject for example in examples]
     texts = [example.prompt for example in examples]
+    damage = names(with_donor=False)
     kinds: dict[str, list[Intervention]] = {
-        "random": [Random()] * len(runs),
-        "shuffle": [Shuffle()] * len(runs),
-        "freeze": [Freeze()] * len(runs),
-        "skip": [Skip()] * len(runs),
-        "swap": _swaps(model, texts, subjects, runs),
+        **{name: [by_name(name, 0)] * len(runs) for name in damage},
+        SWAP: _swaps(model, texts, subjects, runs),
     }
 
     def work(engine: FullEngine, kind: str, n: int) -> None:
@@ -159,7 +156,7 @@ def bench(model: Model, n_prompts: int, report: Callable[[str], None]) -> BenchR
         patches.append(
             PatchTimes(kind, times[kind, "full"], times[kind, "resume"], floor / len(runs))
         )
-    chosen = [each for each in patches if each.patch in TOGETHER]
+    chosen = [each for each in patches if each.patch in damage]
     together = PatchTimes(
         "together",
         times["clean", "full"] + sum(each.full_s for each in chosen),
@@ -178,7 +175,7 @@ def _swaps(
     for i, text in enumerate(texts):
         partner = (i + 1) % len(texts)
         plan = plan_swap(Encoder(model), text, subjects[i], subjects[partner])
-        swaps.append(Inject(runs[partner].states, plan.at, plan.donor_at))
+        swaps.append(plan.injection(runs[partner].states))
     return swaps
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from localprobe.engine.answers import Token, top_tokens
 from localprobe.engine.full import CleanRun, FullEngine
-from localprobe.engine.interventions import Inject, Intervention, defined_layers
+from localprobe.engine.interventions import Donor, Intervention, defined_layers
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.swap import pair_up, tokens_at
 from localprobe.prompts.encoder import Encoder
@@ -51,7 +51,7 @@ def probe(
             yield ProbeRow(intervention.name, layer, text, top)
 
 
-def injection(
+def find_donor(
     engine: FullEngine,
     encoder: Encoder,
     prompt: str,
@@ -59,8 +59,8 @@ def injection(
     at: str,
     donor_at: str,
     layers: Sequence[int],
-) -> Inject:
-    """An injection from a donor, at positions or words of both texts.
+) -> Donor:
+    """What is injected from a donor prompt, at positions or words of both texts.
 
     Words of equal token counts go token for token, others by their last tokens.
     Raises LocalprobeError for positions outside, or on the prompt's last token.
@@ -74,12 +74,12 @@ def injection(
         raise LocalprobeError(
             f"--at {at} is the last token of the prompt, which is never written to"
         )
-    return Inject(engine.states(donor_tokens, layers), pairs.at, pairs.donor_at)
+    return Donor(engine.states(donor_tokens, layers), pairs.at, pairs.donor_at)
 
 
-def describe(inject: Inject) -> str:
+def describe(donor: Donor) -> str:
     """Which donor positions go where."""
-    pairs = zip(inject.at, inject.donor_at, strict=True)
+    pairs = zip(donor.at, donor.donor_at, strict=True)
     return ", ".join(f"{donor_at} of the donor to {at}" for at, donor_at in pairs)
 
 

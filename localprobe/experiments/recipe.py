@@ -22,7 +22,7 @@ from localprobe.experiments.experiment import Experiment
 from localprobe.files.cache import user_path
 from localprobe.files.resources import recipe_files
 from localprobe.files.tomlfile import TomlFile
-from localprobe.runs.tally import PATCHES
+from localprobe.runs.tally import patches
 from localprobe.tasks import NAMES as TASKS
 
 _SWEEP_KINDS: dict[str, type[Any]] = {
@@ -100,17 +100,17 @@ def _check(
         if key in _AT_LEAST and value < _AT_LEAST[key]:
             raise file.error(f"{key} must be at least {_AT_LEAST[key]}, not {value}", table, key)
         for patch in value if key == "interventions" else ():
-            if patch not in PATCHES:
-                hint = did_you_mean(str(patch), PATCHES)
+            if patch not in patches():
+                hint = did_you_mean(str(patch), patches())
                 raise file.error(f"unknown intervention {patch!r}; {hint}", table, key)
 
 
 def _experiment(file: TomlFile, task: str, values: dict[str, Any]) -> Experiment:
     if not values.get("interventions"):
         raise file.error("the recipe lacks interventions", f"tasks.{task}")
-    patches = tuple(values.pop("interventions"))
+    named = tuple(values.pop("interventions"))
     if "data" in values:
         # As in a script beside its data: from the folder of the recipe.
         data = values["data"]
         values["data"] = user_path(data) if data.startswith("~") else file.path.parent / data
-    return Experiment(task, patches, **values)
+    return Experiment(task, named, **values)

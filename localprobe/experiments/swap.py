@@ -6,14 +6,14 @@ donor overwrite those of OLD's tokens in the prompt; does the answer follow the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from localprobe.engine.answers import Token, top_tokens
 from localprobe.engine.full import Answer, CleanRun, FullEngine
-from localprobe.engine.interventions import FloatArray, Inject
+from localprobe.engine.interventions import FloatArray, Inject, Intervention
 from localprobe.errors import LocalprobeError, NotFiniteError
 from localprobe.llama.model import softmax
 from localprobe.prompts.encoder import Encoder
@@ -40,6 +40,10 @@ class SwapPlan:
     at: tuple[int, ...]
     donor_at: tuple[int, ...]
     token_for_token: bool
+
+    def injection(self, donor: Mapping[int, FloatArray]) -> Intervention:
+        """The swap with the donor's states, layer -> (n_donor, n_embd)."""
+        return Inject(donor, self.at, self.donor_at)
 
 
 def plan_swap(encoder: Encoder, text: str, old: str, new: str) -> SwapPlan:
@@ -151,7 +155,7 @@ class Swap:
         """The rows, layers ascending. watched: shows the progress of so many rows."""
         plan, model = self.plan, self._engine.model
         donor = self._donor_states or self._engine.states(plan.donor, self._layers)
-        inject = Inject(donor, plan.at, plan.donor_at)
+        inject = plan.injection(donor)
         where_they_part: dict[int, FloatArray] = {}
         if self._shared:
             run = self._clean((*plan.prompt, *self._shared), 1)
@@ -181,7 +185,7 @@ class Swap:
             raise NotFiniteError("the model's logits after the prompt are not finite numbers")
         return run
 
-    def _answers(self, run: CleanRun, inject: Inject, max_tokens: int) -> Cells:
+    def _answers(self, run: CleanRun, inject: Intervention, max_tokens: int) -> Cells:
         cells = self._engine.run(
             [run], [inject], self._layers, max_tokens=max_tokens, examples=[0], stops=[None]
         )

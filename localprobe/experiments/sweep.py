@@ -15,25 +15,22 @@ from typing import TypeVar
 
 from localprobe.engine.answers import top_tokens
 from localprobe.engine.full import NO_ANSWER, Answer, CleanRun, FullEngine
-from localprobe.engine.interventions import (
-    Inject,
-    by_name,
-    defined_layers,
-)
+from localprobe.engine.interventions import Intervention, by_name, defined_layers, names
 from localprobe.errors import LocalprobeError, NotFiniteError, did_you_mean
 from localprobe.experiments.pace import Pace
 from localprobe.experiments.swap import SwapPlan, plan_swap
 from localprobe.prompts.encoder import Encoder
 from localprobe.runs.rows import CLEAN, Row
 from localprobe.runs.shard import WHOLE, Shard
-from localprobe.runs.tally import MODIFIED, ORIGINAL, PATCHES, SWAP, Column, Tally
+from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, Column, Tally
+from localprobe.runs.tally import patches as sweepable
 from localprobe.tasks.base import Example, Task, chance, cut
 
 
 class Sweep:
     """A sweep and, while `run` goes on, what it has found so far (`tally`).
 
-    patches: of PATCHES. layers: ascending. n: use the first n examples, None for all there are.
+    patches: of tally.patches(). layers: ascending. n: use the first n examples, None for all.
     metric: of the task's, its first one if None. max_tokens, max_prompt_tokens: the task's if None.
     shard: which of the examples to do; which ones are used does not depend on it.
     Raises LocalprobeError for unknown or repeated interventions, or ones without a layer.
@@ -337,7 +334,7 @@ class Sweep:
         example, partner = pair[0].example, self._partner(pair)
         return plan_swap(self._encoder, example.prompt, example.subject, partner.subject)
 
-    def _injection(self, pair: _Pair, plan: SwapPlan) -> Inject | None:
+    def _injection(self, pair: _Pair, plan: SwapPlan) -> Intervention | None:
         """The swap of an example; None where the donor's states are not finite."""
         _, after = pair
         states = None
@@ -349,7 +346,7 @@ class Sweep:
             states = states or self._engine.states(plan.donor, self.layers)
         except NotFiniteError:
             return None
-        return Inject(states, plan.at, plan.donor_at)
+        return plan.injection(states)
 
     def _settled(self, *examples: Example) -> Callable[[str], bool]:
         return lambda text: self.task.is_settled(text, examples)
@@ -379,18 +376,20 @@ def _columns(
     patches: Sequence[str], layers: tuple[int, ...], metrics: Sequence[str]
 ) -> list[Column]:
     if not patches:
-        raise LocalprobeError(f"no intervention was named; known: {', '.join(PATCHES)}")
+        raise LocalprobeError(f"no intervention was named; known: {', '.join(sweepable())}")
     columns = []
     for position, patch in enumerate(patches):
         if patch in patches[:position]:
             raise LocalprobeError(f"the intervention {patch} was named twice")
-        if patch == Inject.name:
+        if patch in names() and patch not in sweepable():
             raise LocalprobeError(
                 "a sweep injects by swapping examples: write --patch swap "
-                "(inject with a donor of your own is for localprobe probe)"
+                f"({patch} with a donor of your own is for localprobe probe)"
             )
-        if patch not in PATCHES:
-            raise LocalprobeError(f"unknown intervention {patch!r}; {did_you_mean(patch, PATCHES)}")
+        if patch not in sweepable():
+            raise LocalprobeError(
+                f"unknown intervention {patch!r}; {did_you_mean(patch, sweepable())}"
+            )
         if patch == SWAP:
             columns += [Column(SWAP, ORIGINAL, layers), Column(SWAP, MODIFIED, layers)]
             continue

@@ -21,17 +21,20 @@ from matplotlib import pyplot
 from localprobe.files.cache import write_atomically
 from localprobe.report.terminal import visible
 from localprobe.runs.results import Run
-from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP
+from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, patches
 
 FORMATS = (".png", ".svg", ".pdf")
 
 # Okabe & Ito (2008): told apart when colour-blind; line styles and marks tell them apart in grey.
-_STYLES = {
-    "random": ("#0072B2", "-", "o"),
-    "shuffle": ("#E69F00", "--", "s"),
-    "freeze": ("#009E73", "-.", "^"),
-    "skip": ("#CC79A7", ":", "D"),
-}
+# One an intervention, in the order in which they are registered.
+_STYLES = (
+    ("#0072B2", "-", "o"),
+    ("#E69F00", "--", "s"),
+    ("#009E73", "-.", "^"),
+    ("#CC79A7", ":", "D"),
+    ("#56B4E9", "-", "v"),
+    ("#D55E00", "--", "X"),
+)
 _PANEL = (5.2, 3.8)
 _MOST_ACROSS = 3
 
@@ -81,7 +84,7 @@ def _curves(_figure: Any, axis: Any, run: Run) -> None:
         found = [(k, tally.score(patch, tally.metric, k)) for k in tally.layers]
         layers = [layer for layer, score in found if score is not None]
         scores = [score for _, score in found if score is not None]
-        colour, line, mark = _STYLES[patch]
+        colour, line, mark = _STYLES[patches().index(patch) % len(_STYLES)]
         means = [score.score for score in scores]
         axis.plot(layers, means, line, color=colour, marker=mark, markersize=3, label=patch)
         low, high = [score.low for score in scores], [score.high for score in scores]

@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from localprobe.engine.interventions import Freeze
+from localprobe.engine.interventions import first_layer
 from localprobe.report.terminal import (
     bar,
     column_width,
@@ -128,8 +128,7 @@ def summary(tally: Tally, n_layer: int) -> Text:
 
 def limits(patch: str, layer: int, shown: Sequence[int], n_layer: int) -> str:
     """What "from this layer on" lacks where not all later ones, or not the one below, are shown."""
-    first = Freeze.first_layer if patch == Freeze.name else 0
-    needed = range(max(layer - 1, first), n_layer)
+    needed = range(max(layer - 1, first_layer(patch)), n_layer)
     return "" if set(needed) <= set(shown) else ", as far as shown"
 
 

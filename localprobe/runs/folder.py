@@ -7,10 +7,10 @@ run leaves behind is the beginning of what it would have written, and it can go 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -30,10 +30,6 @@ from localprobe.runs.manifest import (
 )
 from localprobe.runs.rows import CLEAN, Row, from_json, to_json
 
-if TYPE_CHECKING:
-    # Reading runs needs no llama.cpp.
-    from localprobe.experiments.sweep import Sweep
-
 ROWS, LOCK = "rows.jsonl", ".lock"
 _GO_ON = "what is written stays, and the same command goes on from there"
 MERGED = f"{ROWS}.whole.part"
@@ -43,11 +39,11 @@ _ROW_START = b'{"example":'
 
 
 class RunFolder:
-    """A folder that a sweep is written to while it runs, and goes on from.
+    """A folder that rows are written to as they come, and that can be gone on with.
 
-    folder = RunFolder.open(path, manifest)
-    sweep.go_on_from(folder.known)
-    for row in folder.written(sweep): …
+    folder = RunFolder.open(path, manifest)   # folder.known: the rows that are there already
+    for row in folder.written(rows): …        # all rows of the run, the known ones among them
+    folder.end(tried=…, used=…)
     folder.close()
     """
 
@@ -62,6 +58,7 @@ class RunFolder:
         self.path, self.manifest, self.known = path, manifest, known
         self._file, self._lock = file, lock
         self._cells = manifest.cells
+        self._n_rows = len(known)
 
     @classmethod
     def open(cls, path: Path, manifest: Manifest) -> RunFolder:
@@ -120,25 +117,23 @@ class RunFolder:
         finally:
             self._lock.release()
 
-    def written(self, sweep: Sweep) -> Iterator[Row | None]:
-        """Run a sweep: its rows as they come; each example's are written once they are all there.
+    def written(self, rows: Iterable[Row | None]) -> Iterator[Row | None]:
+        """Rows as they come; each example's are written once they are all there.
 
-        At the end the manifest gets its end time, and how much there was of what.
+        Raises LocalprobeError where what is there is not the beginning of these rows.
         """
         known = deque(dict.fromkeys(row.example for row in self.known))
         have = set(known)
         order: deque[int] = deque()
         clean: dict[int, Row] = {}
         cells: dict[int, dict[Cell, Row]] = {}
-        n_rows = len(self.known)
-        for row in sweep.run():
+        for row in rows:
             if row is not None and row.patch == CLEAN and known:
-                # What is there must be the beginning of this run, and nothing else.
                 if row.example != known[0]:
                     break
                 known.popleft()
             if row is not None and row.example not in have:
-                n_rows += 1
+                self._n_rows += 1
                 if row.patch == CLEAN:
                     order.append(row.example)
                     clean[row.example], cells[row.example] = row, {}
@@ -154,8 +149,11 @@ class RunFolder:
                 f"{self.path / ROWS} is damaged: it holds example {known[0]} in a place where this "
                 "run has another one; choose another --out"
             )
+
+    def end(self, *, tried: int, used: int) -> None:
+        """All rows are written: the manifest gets its end time, and how much there was of what."""
         if not self.manifest.data["ended"]:
-            counts = {"rows": n_rows, "tried": sweep.tried, "used": sweep.used}
+            counts = {"rows": self._n_rows, "tried": tried, "used": used}
             self.manifest.data.update(ended=now(), counts=counts)
             with _writing(self.path):
                 write_manifest(self.path, self.manifest)

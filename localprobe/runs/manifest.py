@@ -18,7 +18,7 @@ from localprobe.files.cache import write_atomically
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import printable
 from localprobe.runs.shard import WHOLE, parse_shard
-from localprobe.runs.tally import MODIFIED, ORIGINAL, PATCHES, SWAP, Column, Tally
+from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, Column, Tally, patches
 from localprobe.files.textfile import read_bytes
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _check_columns(columns: list[Any], n_layer: int) -> None:
     seen = set()
     for column in columns:
         patch, metric = _get(column, "patch", str), _name(column, "metric")
-        if patch not in PATCHES or (patch == SWAP and metric not in (ORIGINAL, MODIFIED)):
+        if patch not in patches() or (patch == SWAP and metric not in (ORIGINAL, MODIFIED)):
             raise _DamagedError(f"a column cannot be of {patch!r} by {metric!r}")
         layers = _get(column, "layers", list)
         in_place = all(type(layer) is int and 0 <= layer < n_layer for layer in layers)

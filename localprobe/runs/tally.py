@@ -7,16 +7,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from localprobe.engine.interventions import names
 from localprobe.runs.rows import CLEAN, Row
 
 SWAP = "swap"
-PATCHES = ("random", "shuffle", "freeze", "skip", SWAP)
-"""What a sweep can do to its examples."""
+"""An injection whose donor is another example, scored by whose answer is given."""
 ORIGINAL, MODIFIED = "original", "modified"
 """The metrics of a swap: whether the answer is the prompt's own, or that of the donor."""
 
 KEPT = 0.9
 """An answer counts as surviving from the layer on where the score stays ≥ this x the baseline."""
+
+
+
+def patches() -> tuple[str, ...]:
+    """What a sweep can do to its examples: every intervention that needs no donor, and swaps."""
+    return (*names(with_donor=False), SWAP)
+
 
 _Z95 = 1.959963984540054
 

@@ -7,8 +7,8 @@ import pytest
 
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.recipe import recipe
-from localprobe.experiments.sweep import PATCHES
 from localprobe.files.resources import recipe_files
+from localprobe.runs.tally import patches as sweepable
 
 GOOD = """\
 # a comment
@@ -29,7 +29,7 @@ interventions = ["skip", "random"]
 
 def test_one_for_every_experiment_of_the_paper() -> None:
     found = {path.stem: recipe(path.stem) for path in recipe_files()}
-    for patch in PATCHES:
+    for patch in sweepable():
         experiments = found[f"paper-{patch}"].experiments
         assert all(each.patches == (patch,) for each in experiments)
         assert all(each.layers in ("all", "::3") for each in experiments)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from localprobe.llama.model import Model, softmax
-from localprobe.llama.residual import FloatArray
+if TYPE_CHECKING:
+    # Reading runs needs no llama.cpp.
+    from localprobe.llama.model import Model
+
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -30,3 +35,10 @@ def top_tokens(model: Model, logits: FloatArray, n: int = 5) -> tuple[Token, ...
         Token(int(i), model.detokenize([int(i)]), float(logits[i]), float(probabilities[i]))
         for i in best
     )
+
+
+def softmax(logits: FloatArray) -> NDArray[np.float64]:
+    """Probabilities (n_vocab,) in float64."""
+    shifted: NDArray[np.float64] = np.exp(logits.astype(np.float64) - float(logits.max()))
+    shifted /= shifted.sum()
+    return shifted

@@ -165,7 +165,7 @@ def first_layer(name: str) -> int:
     return _REGISTERED[name].first_layer if name in _REGISTERED else 0
 
 
-class _Plain:
+class Plain:
     """What most interventions are like: from the first row on, at one layer, without a donor."""
 
     first_layer: ClassVar[int] = 0
@@ -189,7 +189,7 @@ class _Draw(Protocol):
 
 
 @dataclass(frozen=True)
-class _Redrawn(_Plain):
+class _Redrawn(Plain):
     """Past tokens' states at the layer are drawn anew."""
 
     draw: ClassVar[_Draw]
@@ -224,7 +224,7 @@ class Shuffle(_Redrawn):
 
 @register
 @dataclass(frozen=True)
-class Freeze(_Plain):
+class Freeze(Plain):
     name: ClassVar[str] = "freeze"
     first_layer: ClassVar[int] = 1
     holds_past: ClassVar[bool] = True
@@ -244,7 +244,7 @@ class Freeze(_Plain):
 
 @register
 @dataclass(frozen=True)
-class Skip(_Plain):
+class Skip(Plain):
     name: ClassVar[str] = "skip"
     writes_generated: ClassVar[bool] = False
     attention_off: ClassVar[bool] = True
@@ -259,7 +259,7 @@ class Skip(_Plain):
 
 @register
 @dataclass(frozen=True)
-class Inject(_Plain):
+class Inject(Plain):
     """donor: layer -> the donor prompt's states there (n_donor, n_embd), for every layer asked."""
 
     name: ClassVar[str] = "inject"

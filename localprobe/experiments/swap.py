@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from localprobe.engine.answers import Token, top_tokens
+from localprobe.engine.answers import Token, softmax, top_tokens
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.engine.interventions import FloatArray, Inject, Intervention
 from localprobe.errors import LocalprobeError, NotFiniteError
-from localprobe.llama.model import softmax
 from localprobe.prompts.encoder import Encoder
 from localprobe.prompts.words import occurrences, token_spans, tokens_of
 from localprobe.runs.tally import MODIFIED, ORIGINAL

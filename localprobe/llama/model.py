@@ -13,7 +13,6 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
-from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
 from localprobe.files.foreign import printable
@@ -553,10 +552,3 @@ def _last_error() -> str:
     """The first thing llama.cpp complained of in the latest call: later ones follow from it."""
     said = [line for line in _log if line]
     return printable(said[0]) if said else "llama.cpp gave no reason"
-
-
-def softmax(logits: FloatArray) -> NDArray[np.float64]:
-    """Probabilities (n_vocab,) in float64."""
-    shifted: NDArray[np.float64] = np.exp(logits.astype(np.float64) - float(logits.max()))
-    shifted /= shifted.sum()
-    return shifted

@@ -1,4 +1,8 @@
-"""Tasks: data, prompts, answers, score. Adding one touches no engine code."""
+"""Tasks: data, prompts, answers, score.
+
+In: options, files of data. Out: examples with their prompts, and scores of answers.
+Must not know: models, engines, interventions. Adding a task touches nothing but this wing.
+"""
 
 from __future__ import annotations
 

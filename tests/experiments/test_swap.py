@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from localprobe.engine.answers import softmax
 from localprobe.engine.full import Answer, FullEngine
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.swap import Swap, SwapRow, _parting, flip_layer, pair_up, plan_swap
-from localprobe.llama.model import softmax
 from localprobe.prompts.encoder import Encoder
 
 Engines = Callable[[str], FullEngine]

@@ -455,15 +455,22 @@ class Model:
 
     def unsupported(self) -> str | None:
         """Why this kind of model has no states to probe, or None."""
+        if llama.llama_model_is_diffusion(self._model):
+            return "it is a diffusion model, not an autoregressive one"
+        if self._embeds():
+            return "it is an embedding model: it gives vectors for texts, and no next token"
         if llama.llama_model_has_encoder(self._model) or not llama.llama_model_has_decoder(
             self._model
         ):
             return "it is not a decoder-only model"
         if llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model):
             return "it is recurrent: its past is not held in a KV cache"
-        if llama.llama_model_is_diffusion(self._model):
-            return "it is a diffusion model, not an autoregressive one"
         return None
+
+    def _embeds(self) -> bool:
+        architecture = self.info.architecture
+        is_causal = self._metadata(f"{architecture}.attention.causal") != "false"
+        return not is_causal or "bert" in architecture or architecture in _EMBEDDERS
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)
@@ -493,6 +500,10 @@ def quantize(source: Path, target: Path, kind: str) -> None:
     if status != 0:
         raise ModelError(f"llama.cpp could not convert {source} to {kind} ({_last_error()})")
 
+
+_EMBEDDERS = ("gemma-embedding", "llama-embed", "t5encoder")
+"""And all that have "bert" in their names. Their attention looks both ways; some only say so in
+llama.cpp's source."""
 
 _LONGROPE = ("phi3", "phimoe", "minicpm", "minicpm3")
 

@@ -95,7 +95,8 @@ def _curves(_figure: Any, axis: Any, run: Run) -> None:
             tally.chance[tally.metric], color="grey", linewidth=1, dashes=(2, 2), label="chance"
         )
     axis.set_ylim(-0.02, 1.02)
-    axis.set_ylabel(f"{tally.metric} ({tally.baseline.n} examples)")
+    band = "bootstrap" if tally.has_bootstrap else "Wilson"
+    axis.set_ylabel(f"{tally.metric} ({tally.baseline.n} examples; 95 %, {band})")
     axis.legend(fontsize="small", frameon=False)
     _name(axis, run)
     _layer_axis(axis, run)

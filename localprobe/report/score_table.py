@@ -20,6 +20,7 @@ from localprobe.report.terminal import (
 from localprobe.runs.tally import KEPT, SWAP, Column, Score, Tally
 
 _NUMBER, _INTERVAL = 4, 7
+INTERVALS = "95 %, by bootstrap over examples; of shares, where all scores are 0 or 1, Wilson's"
 
 
 def report(console: Console, tally: Tally, title: str, n_layer: int) -> Group:
@@ -47,6 +48,8 @@ def head(tally: Tally, title: str) -> Text:
         lines[-1] += f" ({', '.join(others)})"
     if tally.chance and tally.metric in tally.chance:
         lines.append(f"chance:{of} {tally.chance[tally.metric]:.2f}")
+    if tally.has_bootstrap:
+        lines.append(f"intervals: {INTERVALS}")
     if tally.n_cut:
         lines.append(f"prompts cut short: {tally.n_cut} of {clean.n}")
     if tally.n_not_finite:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from localprobe.engine.interventions import names
+from localprobe.runs.intervals import BOOTSTRAP, WILSON, interval
 from localprobe.runs.rows import CLEAN, Row
 
 SWAP = "swap"
@@ -25,22 +25,6 @@ def patches() -> tuple[str, ...]:
     return (*names(with_donor=False), SWAP)
 
 
-_Z95 = 1.959963984540054
-
-
-def wilson(successes: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson, 1927). (0, 1) where nothing was counted.
-
-    For means of scores in 0 … 1 that are not all 0 or 1 it is wider than it need be.
-    """
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = successes / n, _Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 @dataclass(frozen=True)
 class Column:
     """A column of the table: an intervention, what is scored, and the layers it is defined for."""
@@ -52,13 +36,39 @@ class Column:
 
 @dataclass(frozen=True)
 class Score:
-    """A mean score of n examples with its 95 % interval; relative to the baseline if it has one."""
+    """A mean score of n examples with its 95 % interval; relative to the baseline if it has one.
+
+    interval: by which method it was found, see `intervals`.
+    """
 
     score: float
     n: int
     low: float
     high: float
     relative: float | None
+    interval: str = WILSON
+
+
+@dataclass
+class _Cell:
+    """Scores that were counted. counts: score -> how often; total: their sum, as they came."""
+
+    total: float = 0.0
+    counts: Counter[float] = field(default_factory=Counter)
+    _found: tuple[float, float, str] | None = None
+
+    def add(self, score: float) -> None:
+        self.total += score
+        self.counts[score] += 1
+        self._found = None
+
+    def score(self, baseline: float | None) -> Score:
+        n = self.counts.total()
+        mean = self.total / n if n else 0.0
+        # What was resampled once is not resampled for every redrawing of a table.
+        self._found = self._found or interval(self.counts)
+        low, high, method = self._found
+        return Score(mean, n, low, high, mean / baseline if baseline else None, method)
 
 
 class Tally:
@@ -86,9 +96,9 @@ class Tally:
         self.patches = tuple(dict.fromkeys(column.patch for column in columns))
         self.n_cut = self.n_not_finite = self.n_near_ties = self.n_rows = 0
         self.n_swaps = self.n_last_token_only = 0
-        self._cells: dict[tuple[str, str, int], list[float]] = defaultdict(lambda: [0.0, 0])
-        self._clean_all: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-        self._clean_used: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+        self._cells: dict[tuple[str, str, int], _Cell] = defaultdict(_Cell)
+        self._clean_all: dict[str, _Cell] = defaultdict(_Cell)
+        self._clean_used: dict[str, _Cell] = defaultdict(_Cell)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -111,13 +121,20 @@ class Tally:
         if row.patch == CLEAN:
             self.n_cut += row.cut
             for metric, score in row.scores.items():
-                _count(self._clean_all[metric], score)
+                self._clean_all[metric].add(score)
                 if row.used:
-                    _count(self._clean_used[metric], score)
+                    self._clean_used[metric].add(score)
             return
         assert row.layer is not None
         for metric, score in row.scores.items():
-            _count(self._cells[row.patch, metric, row.layer], score)
+            self._cells[row.patch, metric, row.layer].add(score)
+
+    @property
+    def has_bootstrap(self) -> bool:
+        """Whether any interval of the metric that matters is not that of a share."""
+        cells = [self._clean_all[self.metric]]
+        cells += [cell for (_, metric, _), cell in self._cells.items() if metric == self.metric]
+        return any(cell.score(None).interval == BOOTSTRAP for cell in cells)
 
     @property
     def clean(self) -> Score:
@@ -130,17 +147,17 @@ class Tally:
         return self.baseline_score(self.metric)
 
     def clean_score(self, metric: str) -> Score:
-        return _score(self._clean_all[metric], None)
+        return self._clean_all[metric].score(None)
 
     def baseline_score(self, metric: str) -> Score:
-        return _score(self._clean_used[metric], None)
+        return self._clean_used[metric].score(None)
 
     def score(self, patch: str, metric: str, layer: int) -> Score | None:
         cell = self._cells.get((patch, metric, layer))
         if cell is None:
             return None
         compared = self.swap_metric if patch == SWAP else metric
-        return _score(cell, self.baseline_score(compared).score)
+        return cell.score(self.baseline_score(compared).score)
 
     def transition(self, patch: str, layers: Iterable[int] | None = None) -> int | None:
         """The layer from which on the intervention no longer matters, of these or of all layers.
@@ -175,15 +192,3 @@ class Tally:
                 break
             found = layer
         return found
-
-
-def _count(cell: list[float], score: float) -> None:
-    cell[0] += score
-    cell[1] += 1
-
-
-def _score(cell: list[float], baseline: float | None) -> Score:
-    total, n = cell[0], int(cell[1])
-    mean = total / n if n else 0.0
-    low, high = wilson(total, n)
-    return Score(mean, n, low, high, mean / baseline if baseline else None)

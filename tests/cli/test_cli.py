@@ -167,7 +167,17 @@ def test_sweep_json(run: Run) -> None:
         *[("freeze", layer) for layer in range(1, 4)],
     ]
     row = result["rows"][0]
-    assert set(row) == {"patch", "layer", "metric", "score", "relative", "low", "high", "n"}
+    assert set(row) == {
+        "patch",
+        "layer",
+        "metric",
+        "score",
+        "relative",
+        "low",
+        "high",
+        "n",
+        "interval",
+    }
     assert (row["score"], row["relative"], row["n"], row["metric"]) == (0, None, 3, "exact_match")
     assert set(result["transitions"]) == {"skip", "freeze"}
 

@@ -127,3 +127,17 @@ def test_a_short_context_is_no_reason_to_refuse(
         assert model.loaded.model.ctx == (asked or trained)
         with pytest.raises(LocalprobeError, match=f"the context holds {asked or trained}"):
             localprobe.probe(model, "a b c d e f g h", ["skip"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "like"), [("gemma-embedding", "gemma3"), ("llama-embed", "llama")]
+)
+def test_embedding_models_are_called_so(
+    arch: str, like: str, own_cache: Path, tmp_path: Path
+) -> None:
+    file = tiny.write(replace(tiny.build(like), arch=arch), tmp_path / "embeds.gguf")
+    with (
+        pytest.raises(ModelError, match="cannot be probed: it is an embedding model"),
+        open_model(str(file)),
+    ):
+        pass

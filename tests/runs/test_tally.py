@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localprobe.runs.rows import Row
-from localprobe.runs.tally import Column, Tally, wilson
+from localprobe.runs.intervals import wilson
+from localprobe.runs.tally import Column, Tally
 
 
 @pytest.mark.parametrize(

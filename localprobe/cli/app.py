@@ -13,6 +13,7 @@ from typing import Annotated, Any, Optional, TypeVar
 import typer
 from typer.core import TyperCommand
 
+from localprobe.cli import completion
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import printable
 from localprobe.models.registry import DEFAULT_MODEL
@@ -66,7 +67,6 @@ app = typer.Typer(
     epilog=_example("localprobe demo"),
     invoke_without_command=True,
     rich_markup_mode=None,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 models_app = typer.Typer(no_args_is_help=False, rich_markup_mode=None)
@@ -83,7 +83,11 @@ def _command(
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", metavar="MODEL", help="A name of `localprobe models`, or a .gguf file."
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="A name of `localprobe models`, or a .gguf file.",
+        autocompletion=completion.models,
     ),
 ]
 Threads = Annotated[
@@ -128,6 +132,7 @@ ProbePatches = Annotated[
         "-p",
         metavar="NAME",
         help="{all}, with commas; all but {donor} if not given.",
+        autocompletion=completion.probed_patches,
     ),
 ]
 SweepPatches = Annotated[
@@ -137,6 +142,7 @@ SweepPatches = Annotated[
         "-p",
         metavar="NAME",
         help="{sweepable}, with commas; all but swap if not given.",
+        autocompletion=completion.swept_patches,
     ),
 ]
 Chat = Annotated[
@@ -288,7 +294,9 @@ def swap(
 @_command("localprobe sweep --task capitals --patch freeze,skip --layers 16: -n 5")
 def sweep(
     patch: SweepPatches = [],  # noqa: B006
-    task: Annotated[str, typer.Option(help="What to ask: {tasks}.")] = "capitals",
+    task: Annotated[
+        str, typer.Option(help="What to ask: {tasks}.", autocompletion=completion.tasks)
+    ] = "capitals",
     layers: Layers = "all",
     n: Annotated[
         Optional[int],
@@ -362,18 +370,39 @@ def sweep(
 @_command("localprobe run quick")
 def run(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A name of `localprobe recipes`, or a .toml.")
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A name of `localprobe recipes`, or a .toml.",
+            autocompletion=completion.recipes,
+        ),
     ],
     model: Annotated[
         Optional[str],
-        typer.Option("--model", "-m", metavar="MODEL", help="Instead of the recipe's model."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Instead of the recipe's model.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     task: Annotated[
-        list[str], typer.Option(help="Of the recipe's tasks, only this one; may be repeated.")
+        list[str],
+        typer.Option(
+            help="Of the recipe's tasks, only this one; may be repeated.",
+            autocompletion=completion.tasks,
+        ),
     ] = [],  # noqa: B006
     patch: Annotated[
         list[str],
-        typer.Option("--patch", "-p", metavar="NAME", help="Instead of its interventions."),
+        typer.Option(
+            "--patch",
+            "-p",
+            metavar="NAME",
+            help="Instead of its interventions.",
+            autocompletion=completion.swept_patches,
+        ),
     ] = [],  # noqa: B006
     layers: Annotated[
         Optional[str], typer.Option(metavar="LAYERS", help="Instead of the recipe's layers.")
@@ -545,7 +574,14 @@ def models_list(json: Json = False) -> None:
 
 @_command(f"localprobe models pull {DEFAULT_MODEL}", "pull", models_app)
 def models_pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `localprobe models`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A name of `localprobe models`.",
+            autocompletion=completion.models,
+        ),
+    ],
 ) -> None:
     """Fetch a model into the cache."""
     from localprobe.cli import commands
@@ -557,7 +593,11 @@ def models_pull(
 def models_prepare(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A name of `localprobe models`, or a .gguf file."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A name of `localprobe models`, or a .gguf file.",
+            autocompletion=completion.models,
+        ),
     ],
     kind: Annotated[
         str, typer.Option("--type", metavar="TYPE", help="q8_0, q4_0, bf16, f16 or f32.")
@@ -572,7 +612,12 @@ def models_prepare(
 @_command(f"localprobe models info {DEFAULT_MODEL}", "info", models_app)
 def models_info(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A name of `localprobe models`, or a .gguf file.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A name of `localprobe models`, or a .gguf file.",
+            autocompletion=completion.models,
+        ),
     ],
     json: Json = False,
 ) -> None:
@@ -619,7 +664,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except (BrokenPipeError, SystemExit):  # typer makes the second of the first
+    except (BrokenPipeError, SystemExit) as error:  # typer makes the second of the first
+        if isinstance(error, SystemExit) and not error.code:
+            return 0  # what a shell had asked for, to complete a word, is said
         # The reader has gone (| head): nobody is left to tell. As a shell sees it: SIGPIPE.
         _give_up_stdout()
         return 141

@@ -220,7 +220,7 @@ def open_and_use(path: Path, rng: random.Random) -> Result:
 
 def use(path: Path, rng: random.Random) -> None:
     from localprobe import api
-    from localprobe.llama.model import quantize
+    from localprobe.llama.quantizing import quantize
     from localprobe.report.documents import probe_document, token_records
 
     with api.Model(path, threads=1, warn=lambda _message: None) as model:

@@ -18,7 +18,7 @@ import localprobe
 from localprobe import LocalprobeError, Model, load_run, probe, swap, sweep
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Skip
-from localprobe.llama.model import NoEdit
+from localprobe.llama.residual import NoEdit
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from localprobe.errors import ModelError
-from localprobe.llama.model import Model, NoEdit
-from localprobe.llama.residual import FloatArray, Keep
+from localprobe.llama.model import Model
+from localprobe.llama.residual import FloatArray, Keep, NoEdit
 
 # Equal up to what a device may round differently from one pass to the next, as a share of the
 # distance between the two sequences' logits. On the CPU the difference is exactly zero.

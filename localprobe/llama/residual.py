@@ -35,6 +35,16 @@ class Edit(Protocol):
         """The state at `layer`, (n_tokens, n_embd), replaced; None leaves it as it is."""
 
 
+class NoEdit:
+    """A clean forward pass."""
+
+    layers: frozenset[int] = frozenset()
+    attention_off_from: int | None = None
+
+    def apply(self, layer: int, states: FloatArray) -> FloatArray | None:
+        return None
+
+
 class Keep:
     """An edit that writes nothing and keeps the states of some layers."""
 

@@ -17,9 +17,10 @@ from localprobe.engine.full import FullEngine
 from localprobe.engine.resume import BATCH_SIZE, ResumeEngine, check_resume
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
 from localprobe.files.cache import remembered_of_file, sha256_of, user_path
+from localprobe.llama.backend import has_gpu
 from localprobe.llama.check import check
 from localprobe.llama.memory import check_fits
-from localprobe.llama.model import Model, has_gpu
+from localprobe.llama.model import Model
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
 from localprobe.models.prepare import check_type, prepared_path, read_manifest

@@ -49,7 +49,7 @@ def prepare(name: str, source: Path, source_sha256: str, kind: str) -> tuple[str
     Raises LocalprobeError for an unknown type, ModelError where llama.cpp cannot convert it.
     """
     check_type(kind)
-    from localprobe.llama.model import quantize
+    from localprobe.llama.quantizing import quantize
 
     new_name = f"{name}@{kind}"
     path = prepared_path(new_name)

@@ -15,7 +15,8 @@ from localprobe.engine.interventions import Edit, Freeze, Inject, Random, Shuffl
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.hooks import EvalHook, NodeVisitor
-from localprobe.llama.model import Model, NoEdit
+from localprobe.llama.model import Model
+from localprobe.llama.residual import NoEdit
 
 PROMPT = [3, 14, 15, 92, 65, 35, 89]
 Engines = Callable[[str], FullEngine]

@@ -19,7 +19,8 @@ from localprobe.errors import ModelError
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.graph import Graph, Part
-from localprobe.llama.model import Model, NoEdit
+from localprobe.llama.model import Model
+from localprobe.llama.residual import NoEdit
 from localprobe.models.opening import choose_engine, open_model
 
 NAMES = ("random", "shuffle", "freeze", "skip", "inject")

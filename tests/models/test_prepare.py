@@ -102,7 +102,7 @@ def test_a_full_disk_is_named(
         raise ModelError("llama.cpp could not convert it (ggml wrote too little)")
 
     name, path, digest = models.find(str(tiny_file("llama")))
-    monkeypatch.setattr("localprobe.llama.model.quantize", full)
+    monkeypatch.setattr("localprobe.llama.quantizing.quantize", full)
     with pytest.raises(ModelError, match="could not convert"):
         prepare(name, path, digest, "f16")
     monkeypatch.setattr("shutil.disk_usage", lambda _folder: SimpleNamespace(free=0))

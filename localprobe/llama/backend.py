@@ -1,0 +1,47 @@
+"""llama.cpp's library as a whole: started once, and what it complains of kept."""
+
+from __future__ import annotations
+
+import os
+
+import llama_cpp.llama_cpp as llama
+
+from localprobe.files.foreign import printable
+
+_LOG_LEVEL_ERROR = 4
+
+_log: list[str] = []
+_started = False
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
+def _keep_errors(level: int, text: bytes, _user_data: object) -> None:
+    if level == _LOG_LEVEL_ERROR:
+        _log.append(text.decode(errors="replace").strip())
+
+
+def start() -> None:
+    """Before anything else is asked of llama.cpp."""
+    global _started
+    if not _started:
+        # Where llama.cpp gives up, it would start a debugger on us.
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+        llama.llama_log_set(_keep_errors, None)
+        llama.llama_backend_init()
+        _started = True
+
+
+def forget_errors() -> None:
+    """Before a call whose `last_error` is of interest."""
+    _log.clear()
+
+
+def last_error() -> str:
+    """The first thing llama.cpp complained of since then: later ones follow from it."""
+    said = [line for line in _log if line]
+    return printable(said[0]) if said else "llama.cpp gave no reason"
+
+
+def has_gpu() -> bool:
+    """Whether this build of llama.cpp can place blocks on a GPU."""
+    return bool(llama.llama_supports_gpu_offload())

@@ -1,0 +1,167 @@
+"""A GGUF that is loaded: its weights in memory, and what it says of itself."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as llama
+
+from localprobe.errors import LocalprobeError, ModelError
+from localprobe.files.foreign import printable
+from localprobe.llama import backend
+from localprobe.llama.interrupts import held_back
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+GGUF_MAGIC = b"GGUF"
+
+_EMBEDDERS = ("gemma-embedding", "llama-embed", "t5encoder")
+"""And all that have "bert" in their names. Their attention looks both ways; some only say so in
+llama.cpp's source."""
+
+_LONGROPE = ("phi3", "phimoe", "minicpm", "minicpm3")
+
+_MAPPED_AT_MOST = 1 << 29
+"""Bytes. llama.cpp rearranges weights of many types for the CPU; beside a mapped file that is a
+second copy in memory, instead of a read file it is the only one."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a GGUF says of itself. sliding_window: in tokens, 0 where no block has one."""
+
+    architecture: str
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_head_kv: int
+    n_vocab: int
+    n_ctx_train: int
+    sliding_window: int
+    n_params: int
+    file_type: str
+    tokenizer: str
+    adds_bos: bool
+
+
+class Weights:
+    """A loaded GGUF. gpu_layers: blocks to place on the GPU, -1 for all.
+
+    Raises ModelError when the file is not a GGUF that llama.cpp can read.
+    """
+
+    def __init__(self, path: Path, gpu_layers: int = 0) -> None:
+        self.path = path
+        self.devices = f"gpu {gpu_layers}"
+        self._open_model: int | None = _load(path, gpu_layers)
+        self.info = self._read_info()
+        self.n_layer, self.n_embd = self.info.n_layer, self.info.n_embd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back. The model cannot be used afterwards."""
+        if self._open_model is not None:
+            llama.llama_model_free(self._open_model)
+            self._open_model = None
+
+    # llama.cpp reads from whatever address it is given: none of a closed model may reach it.
+
+    @property
+    def _model(self) -> int:
+        if self._open_model is None:
+            raise LocalprobeError(f"the model {self.path} is closed; open it again")
+        return self._open_model
+
+    @property
+    def _vocab(self) -> Any:
+        return llama.llama_model_get_vocab(self._model)
+
+    def _read_info(self) -> ModelInfo:
+        model = self._model
+        meta = self._metadata
+        file_type = llama.llama_ftype_name(llama.llama_model_ftype(model)) or b"unknown"
+        return ModelInfo(
+            architecture=meta("general.architecture"),
+            n_layer=llama.llama_model_n_layer(model),
+            n_embd=llama.llama_model_n_embd(model),
+            n_head=llama.llama_model_n_head(model),
+            n_head_kv=llama.llama_model_n_head_kv(model),
+            n_vocab=llama.llama_vocab_n_tokens(self._vocab),
+            n_ctx_train=llama.llama_model_n_ctx_train(model),
+            sliding_window=llama.llama_model_n_swa(model),
+            n_params=llama.llama_model_n_params(model),
+            file_type=file_type.decode().removeprefix("(guessed) "),
+            tokenizer=meta("tokenizer.ggml.pre") or meta("tokenizer.ggml.model"),
+            adds_bos=bool(llama.llama_vocab_get_add_bos(self._vocab)),
+        )
+
+    def context_before_longrope(self) -> int:
+        """The context up to which positions are turned by the short factors; 0 if there is none."""
+        architecture = self.info.architecture
+        if architecture not in _LONGROPE:
+            return 0
+        length = self._metadata(f"{architecture}.rope.scaling.original_context_length")
+        return int(length) if length.isdecimal() else 0
+
+    def unsupported(self) -> str | None:
+        """Why this kind of model has no states to probe, or None."""
+        if llama.llama_model_is_diffusion(self._model):
+            return "it is a diffusion model, not an autoregressive one"
+        if self._embeds():
+            return "it is an embedding model: it gives vectors for texts, and no next token"
+        if llama.llama_model_has_encoder(self._model) or not llama.llama_model_has_decoder(
+            self._model
+        ):
+            return "it is not a decoder-only model"
+        if llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model):
+            return "it is recurrent: its past is not held in a KV cache"
+        return None
+
+    def _embeds(self) -> bool:
+        architecture = self.info.architecture
+        is_causal = self._metadata(f"{architecture}.attention.causal") != "false"
+        return not is_causal or "bert" in architecture or architecture in _EMBEDDERS
+
+    def _metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        size = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return printable(buffer.value.decode(errors="replace")) if size >= 0 else ""
+
+
+def _load(path: Path, gpu_layers: int) -> int:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except OSError as error:
+        raise ModelError(f"cannot read the model file {path}: {error.strerror}") from None
+    if magic != GGUF_MAGIC:
+        raise ModelError(f"{path} is not a GGUF file (it does not start with the letters GGUF)")
+    backend.start()
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1_000_000
+    if gpu_layers == 0 and path.stat().st_size > _MAPPED_AT_MOST:
+        params.load_mode = llama.LLAMA_LOAD_MODE_NONE
+    backend.forget_errors()
+    with held_back():
+        model = llama.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise ModelError(
+            f"{path} is truncated, damaged or of an unknown kind ({backend.last_error()})"
+        )
+    return int(model)

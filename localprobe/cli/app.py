@@ -14,6 +14,23 @@ import typer
 from typer.core import TyperCommand
 
 from localprobe.cli import completion
+from localprobe.cli.options import (
+    Batch,
+    Chat,
+    Json,
+    Layers,
+    MaxTokens,
+    ModelChoice,
+    ModelOption,
+    Out,
+    ProbePatches,
+    Prompt,
+    Runs,
+    Seed,
+    ShardOption,
+    SweepPatches,
+    choosing_a_model,
+)
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import printable
 from localprobe.models.registry import DEFAULT_MODEL
@@ -21,9 +38,6 @@ from localprobe.models.registry import DEFAULT_MODEL
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _LONGEST_MESSAGE = 1900
-_PROMPT_HELP = (
-    r"The prompt; \n is a newline (\\n: no newline), @FILE reads a file, - reads standard input."
-)
 _EXAMPLE_PROMPT = (
     r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
 )
@@ -80,98 +94,6 @@ def _command(
     return group.command(name, cls=_Command, epilog=_example(example))
 
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="A name of `localprobe models`, or a .gguf file.",
-        autocompletion=completion.models,
-    ),
-]
-Threads = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        help="CPU threads; 0: one a core. Take fewer if it is busy.",
-        min=0,
-        max=512,
-    ),
-]
-GpuLayers = Annotated[
-    int, typer.Option(metavar="N", help="Blocks to place on the GPU; -1: all.", min=-1)
-]
-Ctx = Annotated[
-    int,
-    typer.Option(
-        metavar="N", help="Longest sequence in tokens; 0: as the model was trained.", min=0
-    ),
-]
-Engine = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="resume: compute only what changes; full: whole passes.",
-    ),
-]
-Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the random draws.", min=0)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Layers = Annotated[
-    str,
-    typer.Option(
-        metavar="LAYERS",
-        help="Layers: all, 12, 3,7,12, 0:30:2 (Python's slices) or -5: (the last).",
-    ),
-]
-MaxTokens = Annotated[int, typer.Option(metavar="N", help="Longest answer in tokens.", min=1)]
-ProbePatches = Annotated[
-    list[str],
-    typer.Option(
-        "--patch",
-        "-p",
-        metavar="NAME",
-        help="{all}, with commas; all but {donor} if not given.",
-        autocompletion=completion.probed_patches,
-    ),
-]
-SweepPatches = Annotated[
-    list[str],
-    typer.Option(
-        "--patch",
-        "-p",
-        metavar="NAME",
-        help="{sweepable}, with commas; all but swap if not given.",
-        autocompletion=completion.swept_patches,
-    ),
-]
-Chat = Annotated[
-    bool,
-    typer.Option("--chat", help="Put prompts through the model's own chat template."),
-]
-Batch = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        help="Prompts in one decode, at most; 0: what is fast, or 1 where rows are written down.",
-        min=0,
-        max=256,
-    ),
-]
-Out = Annotated[
-    Optional[Path],
-    typer.Option(metavar="DIR", help="Write every row to this folder, or go on in it."),
-]
-ShardOption = Annotated[
-    str,
-    typer.Option("--shard", metavar="I/N", help="Do only every N-th example, from the I-th on."),
-]
-Runs = Annotated[
-    list[Path], typer.Argument(metavar="DIR...", help="Folders that runs were written to.")
-]
-Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help=_PROMPT_HELP)]
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from localprobe import __version__
@@ -201,21 +123,20 @@ def _main(
 
 
 @_command("localprobe demo")
+@choosing_a_model(without=("ctx", "engine"))
 def demo(
-    model: ModelOption = DEFAULT_MODEL,
-    threads: Threads = 0,
-    gpu_layers: GpuLayers = 0,
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
     short: Annotated[bool, typer.Option("--short", help="Fewer layers and examples.")] = False,
 ) -> None:
     """Two experiments on a small model, explained: a swap, then a sweep."""
-    from localprobe.cli import commands
     from localprobe.cli import demo as show
 
-    with commands.ModelChoice(model, threads, gpu_layers, 0).open() as opened:
+    with choice.open() as opened:
         show.run(opened, short=short)
 
 
 @_command(f"localprobe probe '{_EXAMPLE_PROMPT}' --patch freeze --patch skip --layers 16:")
+@choosing_a_model()
 def probe(
     prompt: Prompt,
     patch: ProbePatches = [],  # noqa: B006
@@ -232,11 +153,7 @@ def probe(
         Optional[str],
         typer.Option(help="For inject: the donor's token, an index or a word (its last place)."),
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
-    threads: Threads = 0,
-    gpu_layers: GpuLayers = 0,
-    ctx: Ctx = 0,
-    engine: Engine = "resume",
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
     seed: Seed = 0,
     chat: Chat = False,
     json: Json = False,
@@ -252,7 +169,7 @@ def probe(
         donor=donor,
         at=at,
         donor_at=donor_at,
-        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
+        model=choice,
         seed=seed,
         chat=chat,
         json=json,
@@ -260,6 +177,7 @@ def probe(
 
 
 @_command(f"localprobe swap '{_EXAMPLE_PROMPT}' France Italy --layers 16:")
+@choosing_a_model()
 def swap(
     prompt: Prompt,
     old: Annotated[str, typer.Argument(metavar="OLD", help="A word of the prompt.")],
@@ -268,11 +186,7 @@ def swap(
     ],
     layers: Layers = "all",
     max_tokens: MaxTokens = 8,
-    model: ModelOption = DEFAULT_MODEL,
-    threads: Threads = 0,
-    gpu_layers: GpuLayers = 0,
-    ctx: Ctx = 0,
-    engine: Engine = "resume",
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
     chat: Chat = False,
     json: Json = False,
 ) -> None:
@@ -285,13 +199,14 @@ def swap(
         new=new,
         layers=layers,
         max_tokens=max_tokens,
-        model=commands.ModelChoice(model, threads, gpu_layers, ctx, engine),
+        model=choice,
         chat=chat,
         json=json,
     )
 
 
 @_command("localprobe sweep --task capitals --patch freeze,skip --layers 16: -n 5")
+@choosing_a_model()
 def sweep(
     patch: SweepPatches = [],  # noqa: B006
     task: Annotated[
@@ -333,11 +248,7 @@ def sweep(
     out: Out = None,
     shard: ShardOption = "1/1",
     batch: Batch = 0,
-    model: ModelOption = DEFAULT_MODEL,
-    threads: Threads = 0,
-    gpu_layers: GpuLayers = 0,
-    ctx: Ctx = 0,
-    engine: Engine = "resume",
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -363,11 +274,11 @@ def sweep(
         chat=chat,
         shard=parse_shard(shard),
     )
-    choice = commands.ModelChoice(model, threads, gpu_layers, ctx, engine)
     commands.sweep(experiment, choice, batch=batch, out=out, json=json)
 
 
 @_command("localprobe run quick")
+@choosing_a_model(without=("model",))
 def run(
     recipe: Annotated[
         str,
@@ -425,10 +336,7 @@ def run(
     ] = None,
     shard: ShardOption = "1/1",
     batch: Batch = 0,
-    threads: Threads = 0,
-    gpu_layers: GpuLayers = 0,
-    ctx: Ctx = 0,
-    engine: Engine = "resume",
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
     json: Json = False,
 ) -> None:
     """A whole experiment from a recipe, written to a folder as it goes."""
@@ -447,7 +355,7 @@ def run(
     commands.run_recipe(
         recipe,
         model,
-        commands.ModelChoice("", threads, gpu_layers, ctx, engine),
+        choice,
         tasks=task,
         changes={key: value for key, value in changes.items() if value is not None},
         out=out,
@@ -530,19 +438,18 @@ def merge(
 
 
 @_command("localprobe bench -n 8")
+@choosing_a_model(without=("ctx", "engine"))
 def bench(
     n: Annotated[
         int, typer.Option("-n", metavar="N", help="How many prompts to time.", min=2, max=64)
     ] = 16,
-    model: ModelOption = DEFAULT_MODEL,
-    threads: Threads = 0,
-    gpu_layers: GpuLayers = 0,
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
     json: Json = False,
 ) -> None:
     """Time both engines on this machine, against what it could reach."""
     from localprobe.cli import commands
 
-    commands.run_bench(n, commands.ModelChoice(model, threads, gpu_layers, 0), json=json)
+    commands.run_bench(n, choice, json=json)
 
 
 @_command(r"localprobe tokens 'Q: What is the capital of France?\nA:'")

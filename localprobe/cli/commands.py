@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from localprobe import api
+from localprobe.cli.options import ModelChoice
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.experiments import bench as benchmark
 from localprobe.experiments.experiment import Experiment
@@ -20,7 +21,7 @@ from localprobe.llama.model import Model
 from localprobe.models import opening as model_files
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
-from localprobe.models.opening import RESUME, LoadedModel
+from localprobe.models.opening import LoadedModel
 from localprobe.models.prepare import check_type, prepare
 from localprobe.prompts.encoder import read_prompt, unescape
 from localprobe.prompts.words import is_word
@@ -34,7 +35,6 @@ from localprobe.report.terminal import (
     new_table,
     print_document,
     say,
-    say_on_terminal,
     stdout_console,
     visible,
     with_bar,
@@ -43,28 +43,6 @@ from localprobe.runs.manifest import Manifest, described
 from localprobe.runs.tally import SWAP, Tally
 
 _GO_ON = "what is done is in {0}; to go on, run it again with --out {0}"
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """The options that say which model to use and how."""
-
-    name: str
-    threads: int
-    gpu_layers: int
-    ctx: int
-    engine_name: str = RESUME
-
-    def open(self) -> api.Model:
-        return api.Model(
-            self.name,
-            threads=self.threads,
-            gpu_layers=self.gpu_layers,
-            ctx=self.ctx,
-            engine=self.engine_name,
-            warn=lambda message: say(f"localprobe: {message}"),
-            tell=say_on_terminal,
-        )
 
 
 def probe(
@@ -218,7 +196,7 @@ def run_recipe(
     target = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
     problems = 0
     found: list[tuple[Manifest, Tally]] = []
-    with replace(choice, name=model_name or chosen.model).open() as opened:
+    with replace(choice, model=model_name or chosen.model).open() as opened:
         if len(experiments) > 1:
             _check(experiments, opened)
         say(f"writing to {target}")

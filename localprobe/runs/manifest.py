@@ -14,12 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localprobe.files.cache import write_atomically
 from localprobe.errors import LocalprobeError
+from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import printable
+from localprobe.files.textfile import read_bytes
 from localprobe.runs.shard import WHOLE, parse_shard
 from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, Column, Tally, patches
-from localprobe.files.textfile import read_bytes
 
 if TYPE_CHECKING:
     # Reading runs needs no llama.cpp.

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 
-from localprobe.files.cache import write_atomically
 from localprobe.errors import LocalprobeError
+from localprobe.files.cache import write_atomically
+from localprobe.runs.folder import MERGED, ROWS, is_ours
 from localprobe.runs.manifest import (
     Manifest,
     contradictions,
@@ -17,7 +18,6 @@ from localprobe.runs.manifest import (
 )
 from localprobe.runs.results import Run, read_run
 from localprobe.runs.rows import Row, to_json
-from localprobe.runs.folder import MERGED, ROWS, is_ours
 from localprobe.runs.shard import WHOLE
 
 

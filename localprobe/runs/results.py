@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.runs.folder import ROWS, read_rows
 from localprobe.runs.manifest import MANIFEST, Manifest, differences, read_manifest
 from localprobe.runs.rows import Row
-from localprobe.runs.folder import ROWS, read_rows
 from localprobe.runs.tally import ORIGINAL, SWAP, Tally
 
 

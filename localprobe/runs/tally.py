@@ -19,7 +19,6 @@ KEPT = 0.9
 """An answer counts as surviving from the layer on where the score stays ≥ this x the baseline."""
 
 
-
 def patches() -> tuple[str, ...]:
     """What a sweep can do to its examples: every intervention that needs no donor, and swaps."""
     return (*names(with_donor=False), SWAP)

@@ -19,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localprobe import load_run
-from localprobe.engine.answers import Token
 from localprobe.api import Model, RunningSweep
+from localprobe.engine.answers import Token
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.experiment import Experiment
+from localprobe.runs.folder import ROWS
 from localprobe.runs.manifest import MANIFEST
 from localprobe.runs.merging import merge
 from localprobe.runs.results import run_folders
 from localprobe.runs.rows import Row, from_json, to_json
-from localprobe.runs.folder import ROWS
 from localprobe.runs.shard import Shard, parse_shard
 from localprobe.tasks.base import Example
 from localprobe.tasks.jsonl import Jsonl

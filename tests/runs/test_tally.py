@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localprobe.runs.rows import Row
 from localprobe.runs.intervals import wilson
+from localprobe.runs.rows import Row
 from localprobe.runs.tally import Column, Tally
 
 

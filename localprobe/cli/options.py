@@ -1,0 +1,184 @@
+"""The options that several commands have, each said once; and the model that they choose.
+
+    @choosing_a_model()
+    def command(prompt: Prompt, choice: ModelChoice, json: Json = False) -> None: ...
+
+is a command with --model, --threads, --gpu-layers, --ctx and --engine.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from localprobe.cli import completion
+from localprobe.models.registry import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    # Loading llama.cpp waits until a model is opened.
+    from localprobe.api import Model
+
+PROMPT_HELP = (
+    r"The prompt; \n is a newline (\\n: no newline), @FILE reads a file, - reads standard input."
+)
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="A name of `localprobe models`, or a .gguf file.",
+        autocompletion=completion.models,
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="CPU threads; 0: one a core. Take fewer if it is busy.",
+        min=0,
+        max=512,
+    ),
+]
+GpuLayers = Annotated[
+    int, typer.Option(metavar="N", help="Blocks to place on the GPU; -1: all.", min=-1)
+]
+Ctx = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Longest sequence in tokens; 0: as the model was trained.", min=0
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="resume: compute only what changes; full: whole passes.",
+    ),
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the random draws.", min=0)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Layers = Annotated[
+    str,
+    typer.Option(
+        metavar="LAYERS",
+        help="Layers: all, 12, 3,7,12, 0:30:2 (Python's slices) or -5: (the last).",
+    ),
+]
+MaxTokens = Annotated[int, typer.Option(metavar="N", help="Longest answer in tokens.", min=1)]
+ProbePatches = Annotated[
+    list[str],
+    typer.Option(
+        "--patch",
+        "-p",
+        metavar="NAME",
+        help="{all}, with commas; all but {donor} if not given.",
+        autocompletion=completion.probed_patches,
+    ),
+]
+SweepPatches = Annotated[
+    list[str],
+    typer.Option(
+        "--patch",
+        "-p",
+        metavar="NAME",
+        help="{sweepable}, with commas; all but swap if not given.",
+        autocompletion=completion.swept_patches,
+    ),
+]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="Put prompts through the model's own chat template."),
+]
+Batch = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Prompts in one decode, at most; 0: what is fast, or 1 where rows are written down.",
+        min=0,
+        max=256,
+    ),
+]
+Out = Annotated[
+    Optional[Path],
+    typer.Option(metavar="DIR", help="Write every row to this folder, or go on in it."),
+]
+ShardOption = Annotated[
+    str,
+    typer.Option("--shard", metavar="I/N", help="Do only every N-th example, from the I-th on."),
+]
+Runs = Annotated[
+    list[Path], typer.Argument(metavar="DIR...", help="Folders that runs were written to.")
+]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help=PROMPT_HELP)]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to use, and how."""
+
+    model: str = DEFAULT_MODEL
+    threads: int = 0
+    gpu_layers: int = 0
+    ctx: int = 0
+    engine: str = "resume"
+
+    def open(self) -> Model:
+        from localprobe.api import Model
+        from localprobe.report.terminal import say, say_on_terminal
+
+        return Model(
+            self.model,
+            threads=self.threads,
+            gpu_layers=self.gpu_layers,
+            ctx=self.ctx,
+            engine=self.engine,
+            warn=lambda message: say(f"localprobe: {message}"),
+            tell=say_on_terminal,
+        )
+
+
+_OF_A_MODEL: dict[str, Any] = {
+    "model": ModelOption,
+    "threads": Threads,
+    "gpu_layers": GpuLayers,
+    "ctx": Ctx,
+    "engine": Engine,
+}
+
+
+def choosing_a_model(
+    *, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, in the place of its argument `choice`, the options of a ModelChoice."""
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        options = [name for name in _OF_A_MODEL if name not in without]
+
+        @functools.wraps(command)
+        def typed(**values: Any) -> None:
+            chosen = {name: values.pop(name) for name in options}
+            command(choice=ModelChoice(**chosen), **values)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            if parameter.name != "choice":
+                parameters.append(parameter)
+                continue
+            for name in options:
+                default = getattr(ModelChoice, name)
+                parameters.append(
+                    parameter.replace(name=name, annotation=_OF_A_MODEL[name], default=default)
+                )
+        typed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return typed
+
+    return decorated

@@ -22,17 +22,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from localprobe.engine.full import CLEAN, NO_ANSWER, Answer, CleanRun, FullEngine, Stop, Writing
-from localprobe.engine.interventions import Donor, Edit, FloatArray, Intervention, by_name, kinds
-from localprobe.errors import ModelError, NotFiniteError
+from localprobe.engine.interventions import Edit, FloatArray, Intervention
+from localprobe.errors import NotFiniteError
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.model import Model
 from localprobe.llama.residual import Keep
 
 BATCH_SIZE = 16
-_CHECK_LENGTH = 21
-_CHECK_TOLERANCE = 0.05
-"""As a share of the logits' spread. Other batch shapes use other kernels, which round quantized
-activations otherwise; a wrong graph is off by far more."""
 
 FEW_ROWS, MANY_ROWS = 512, 256
 """Prompts share a decode as long as their tokens fit: attention looks at every cell in use, and
@@ -95,87 +91,29 @@ class _Batches:
         return self.made[key]
 
 
-def check_resume(model: Model) -> float:
-    """By how much the lead of the likeliest token was seen to differ from whole passes, at most.
+class _Kept:
+    """The states of some layers, for each of n sequences, of every row that is decoded."""
 
-    Every way of leaving blocks out is tried once, at the first, middle and last layer, on two
-    short prompts that share a decode. Raises ModelError where the numbers are others, and not the
-    same ones rounded in another way.
-    """
-    full, resume = FullEngine(model), ResumeEngine(model)
-    step = model.info.n_vocab // 8
-    prompts = [[step, 2 * step, 3 * step, 4 * step], [step, 5 * step, 6 * step]]
-    layers = sorted({0, 1, model.n_layer // 2, model.n_layer - 1} & set(range(model.n_layer)))
-    no_stops: list[Stop | None] = [None, None]
-    runs = _finite(resume.clean(prompts, layers, max_tokens=1, stops=no_stops))
-    noise = 0.0
-    for kind in _one_of_each_way(Donor(runs[0].states, (1,), (2,))):
-        defined = [layer for layer in layers if layer >= kind.first_layer]
-        cells = resume.run(
-            runs, [kind, kind], defined, max_tokens=1, examples=[0, 1], stops=no_stops
-        )
-        for i, layer, answer in list(cells):
-            expected = full.answer(
-                prompts[i], max_tokens=1, intervention=kind, layer=layer, example=i
-            ).logits
-            spread = float(expected.max() - expected.min())
-            if not answer.is_finite:
-                raise ModelError(f"resuming at layer {layer} gives no finite logits")
-            difference = float(np.abs(answer.logits - expected).max())
-            if not difference <= _CHECK_TOLERANCE * spread:
-                raise ModelError(f"resuming at layer {layer} gives other logits under {kind.name}")
-            noise = max(noise, _turned(expected, answer.logits))
-    # Where a prompt's cells lie decides in which order its attention is summed up. In quantized
-    # models that turns up in some prompts and then by far more than the last digit, most of all
-    # where states are damaged.
-    length = min(_CHECK_LENGTH, model.info.n_ctx_train - 1)
-    prompts = [[(step * p + q) % model.info.n_vocab for p in range(length)] for q in range(8)]
-    together = _next_tokens(resume, prompts, range(8))
-    for q, prompt in enumerate(prompts):
-        for cell, alone in _next_tokens(resume, [prompt], [q]).items():
-            if alone.is_finite and together[cell].is_finite:
-                noise = max(noise, _turned(alone.logits, together[cell].logits))
-    return noise
+    def __init__(self, layers: frozenset[int], n: int) -> None:
+        self._layers = layers
+        self._states: list[dict[int, list[FloatArray]]] = [
+            {k: [] for k in layers} for _ in range(n)
+        ]
 
+    def decode(self, model: Model, rows: Sequence[Row]) -> FloatArray:
+        keep = Keep(self._layers)
+        logits = model.decode(Batch(rows), keep)
+        for i, kept in enumerate(self._states):
+            mine = [number for number, row in enumerate(rows) if i in row.sequences]
+            for layer, states in keep.states.items():
+                kept[layer].append(states[mine])
+        return logits
 
-def _one_of_each_way(donor: Donor) -> list[Intervention]:
-    """The first intervention of each way of leaving blocks out."""
-    ways: dict[tuple[bool, ...], Intervention] = {}
-    for kind in kinds():
-        way = kind.needs_donor, kind.holds_past, kind.attention_off
-        ways.setdefault(way, by_name(kind.name, 0, donor))
-    return list(ways.values())
-
-
-def _next_tokens(
-    engine: ResumeEngine, prompts: Sequence[Sequence[int]], examples: Sequence[int]
-) -> dict[tuple[str, int, int], Answer]:
-    """By intervention, layer and example: of clean passes, and of some that are damaged."""
-    layers = sorted({engine.model.n_layer // 2, engine.model.n_layer - 1})
-    stops: list[Stop | None] = [None] * len(prompts)
-    runs = _finite(engine.clean(prompts, layers, max_tokens=1, stops=stops))
-    found = {("clean", 0, q): run.answer for q, run in zip(examples, runs, strict=True)}
-    for each in kinds():
-        if each.needs_donor or each.holds_past:
-            continue
-        kind = by_name(each.name, 0)
-        for i, layer, answer in engine.run(
-            runs, [kind] * len(runs), layers, max_tokens=1, examples=examples, stops=stops
-        ):
-            found[kind.name, layer, examples[i]] = answer
-    return found
-
-
-def _finite(runs: list[CleanRun]) -> list[CleanRun]:
-    if not all(run.answer.is_finite for run in runs):
-        raise ModelError("resuming gives no finite logits")
-    return runs
-
-
-def _turned(one: FloatArray, other: FloatArray) -> float:
-    """By how much the likeliest token's lead over the next one differs between two logits."""
-    second, first = np.argsort(one)[-2:]
-    return abs(float((one[first] - one[second]) - (other[first] - other[second])))
+    def run(self, i: int, prompt: Sequence[int], writing: Writing) -> CleanRun:
+        states = {k: np.concatenate(parts) for k, parts in self._states[i].items()}
+        n_known = len(prompt) if not states else len(next(iter(states.values())))
+        tokens = tuple(writing.sequence[:n_known])
+        return CleanRun(tuple(prompt), writing.answer(), tokens, states)
 
 
 class ResumeEngine(FullEngine):
@@ -227,46 +165,32 @@ class ResumeEngine(FullEngine):
             model.check_length(len(prompt) + max_tokens)
         model.reserve(sum(map(len, prompts)) + n * max_tokens, n)
         model.clear()
-        kept: list[dict[int, list[FloatArray]]] = [{k: [] for k in layers} for _ in prompts]
-
-        def decode(rows: list[Row], owners: list[list[int]]) -> FloatArray:
-            keep = Keep(layers)
-            logits = model.decode(Batch(rows), keep)
-            for i in range(n):
-                mine = [row for row, owner in enumerate(owners) if i in owner]
-                for layer, states in keep.states.items():
-                    kept[i][layer].append(states[mine])
-            return logits
-
+        kept = _Kept(layers, n)
+        everyone = tuple(range(n))
         shared = _shared_prefix(prompts)
-        everyone = list(range(n))
         if shared:
-            rows = [Row(prompts[0][p], p, tuple(everyone)) for p in range(shared)]
-            decode(rows, [everyone] * shared)
+            kept.decode(model, [Row(prompts[0][p], p, everyone) for p in range(shared)])
         rows = [
             Row(prompt[p], p, (i,), p == len(prompt) - 1)
             for i, prompt in enumerate(prompts)
             for p in range(shared, len(prompt))
         ]
-        logits = decode(rows, [list(row.sequences) for row in rows])
         writings = [
             Writing(model, prompt, max_tokens, stop, row)
-            for prompt, stop, row in zip(prompts, stops, logits, strict=True)
+            for prompt, stop, row in zip(prompts, stops, kept.decode(model, rows), strict=True)
         ]
         while active := [i for i in everyone if not writings[i].done]:
-            rows = []
-            for i in active:
-                sequence = writings[i].sequence
-                rows.append(Row(sequence[-1], len(sequence) - 1, (i,), True))
-            for i, row in zip(active, decode(rows, [[i] for i in active]), strict=True):
+            newest = [writings[i].sequence for i in active]
+            rows = [
+                Row(sequence[-1], len(sequence) - 1, (i,), True)
+                for i, sequence in zip(active, newest, strict=True)
+            ]
+            for i, row in zip(active, kept.decode(model, rows), strict=True):
                 writings[i].take(row)
-        runs = []
-        for i, prompt in enumerate(prompts):
-            states = {k: np.concatenate(parts) for k, parts in kept[i].items()}
-            n_known = len(prompt) if not states else len(next(iter(states.values())))
-            tokens = tuple(writings[i].sequence[:n_known])
-            runs.append(CleanRun(tuple(prompt), writings[i].answer(), tokens, states))
-        return runs
+        return [
+            kept.run(i, prompt, writing)
+            for i, (prompt, writing) in enumerate(zip(prompts, writings, strict=True))
+        ]
 
     def run(
         self,

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TypeVar
 
 from localprobe.engine.answers import top_tokens
@@ -74,13 +73,8 @@ class Sweep:
         self._examples = task.examples()
         if max_prompt_tokens is not None and not any(each.body for each in self._examples):
             raise LocalprobeError(f"--max-prompt-tokens is not for the task {task.name}")
-        if SWAP in patches and not all(example.subject for example in self._examples):
-            raise LocalprobeError(
-                f"a swap needs words to swap, which examples of the task {task.name} lack; take "
-                "capitals, or a jsonl file with old, new and new_answers in every line"
-            )
-        if SWAP in patches and n == 1 and not all(each.partner for each in self._examples):
-            raise LocalprobeError("a swap sweep needs at least 2 examples to swap between")
+        if SWAP in patches:
+            self._check_swap()
         self._check_examples()
         self.tally = Tally(
             columns, self.metric, chance(task), knows_near_ties=engine.noise is not None
@@ -106,6 +100,15 @@ class Sweep:
 
     def _is_used(self, scores: Mapping[str, float]) -> bool:
         return self._all or scores[self.metric] > 0
+
+    def _check_swap(self) -> None:
+        if not all(example.subject for example in self._examples):
+            raise LocalprobeError(
+                f"a swap needs words to swap, which examples of the task {self.task.name} lack; "
+                "take capitals, or a jsonl file with old, new and new_answers in every line"
+            )
+        if self._n == 1 and not all(each.partner for each in self._examples):
+            raise LocalprobeError("a swap sweep needs at least 2 examples to swap between")
 
     def _check_examples(self) -> None:
         """Raise LocalprobeError for an example that could not be done, before any is begun."""
@@ -270,55 +273,58 @@ class Sweep:
 
     def _cells(self, patch: str, pairs: Sequence[_Pair]) -> Iterator[Row]:
         """The rows of some examples under one intervention, in the engine's order."""
-        runs = [self._run_of(candidate) for candidate, _ in pairs]
-        partners = [self._partner(pair) if patch == SWAP else None for pair in pairs]
-        compared = [
-            (candidate.example, partner) if partner else (candidate.example,)
-            for (candidate, _), partner in zip(pairs, partners, strict=True)
-        ]
-        plans = [self._plan(pair) if patch == SWAP else None for pair in pairs]
-        interventions = [
-            self._injection(pair, plan) if plan else by_name(patch, self.seed)
-            for pair, plan in zip(pairs, plans, strict=True)
-        ]
+        todo = [self._to_do(patch, pair) for pair in pairs]
         layers = next(c.layers for c in self.tally.all_columns if c.patch == patch)
-        there = [i for i, intervention in enumerate(interventions) if intervention is not None]
+        there = [(one, one.intervention) for one in todo if one.intervention is not None]
         cells = self._engine.run(
-            [runs[i] for i in there],
-            [intervention for intervention in interventions if intervention is not None],
+            [one.run for one, _ in there],
+            [intervention for _, intervention in there],
             layers,
             max_tokens=self.max_tokens,
-            examples=[pairs[i][0].example.number for i in there],
-            stops=[self._settled(*compared[i]) for i in there],
+            examples=[one.example.number for one, _ in there],
+            stops=[self._settled(*one.compared) for one, _ in there],
         )
-        found = ((there[i], layer, answer) for i, layer, answer in cells)
-        missing = (
-            (i, layer, NO_ANSWER) for i in range(len(pairs)) if i not in there for layer in layers
+        for i, layer, answer in cells:
+            yield self._row(patch, there[i][0], layer, answer)
+        for one in todo:
+            if one.intervention is None:
+                yield from (self._row(patch, one, layer, NO_ANSWER) for layer in layers)
+
+    def _to_do(self, patch: str, pair: _Pair) -> _ToDo:
+        """What is done to an example; for a swap, the states of the next one's words."""
+        example, run = pair[0].example, self._run_of(pair[0])
+        if patch != SWAP:
+            return _ToDo(example, run, by_name(patch, self.seed))
+        partner = self._partner(pair)
+        plan = plan_swap(self._encoder, example.prompt, example.subject, partner.subject)
+        last_only = not plan.token_for_token
+        return _ToDo(example, run, self._injection(pair, plan), partner, last_only)
+
+    def _row(self, patch: str, one: _ToDo, layer: int, answer: Answer) -> Row:
+        example, partner = one.example, one.partner
+        row = Row(
+            example=example.number,
+            patch=patch,
+            layer=layer,
+            answer="",
+            scores={},
+            top=(),
+            partner=partner.number if partner and partner is not example.partner else None,
+            last_token_only=one.last_only,
         )
-        for i, layer, answer in chain(found, missing):
-            example, partner = pairs[i][0].example, partners[i]
-            whose = partner.number if partner and partner is not example.partner else None
-            plan = plans[i]
-            last_only = plan is not None and not plan.token_for_token
-            if not answer.is_finite:
-                nothing = Row(example.number, patch, layer, "", {}, (), partner=whose)
-                yield replace(nothing, not_finite=True, last_token_only=last_only)
-                continue
-            scores = self.task.score(answer.text, example)
-            if partner:
-                modified = self.task.score(answer.text, partner)[self.metric]
-                scores = {ORIGINAL: scores[self.metric], MODIFIED: modified}
-            yield Row(
-                example=example.number,
-                patch=patch,
-                layer=layer,
-                answer=answer.text,
-                scores=scores,
-                top=top_tokens(self._engine.model, answer.logits),
-                partner=whose,
-                near_tie=self._is_near_tie(answer),
-                last_token_only=last_only,
-            )
+        if not answer.is_finite:
+            return replace(row, not_finite=True)
+        scores = self.task.score(answer.text, example)
+        if partner:
+            modified = self.task.score(answer.text, partner)[self.metric]
+            scores = {ORIGINAL: scores[self.metric], MODIFIED: modified}
+        return replace(
+            row,
+            answer=answer.text,
+            scores=scores,
+            top=top_tokens(self._engine.model, answer.logits),
+            near_tie=self._is_near_tie(answer),
+        )
 
     def _partner(self, pair: _Pair) -> Example:
         candidate, after = pair
@@ -329,10 +335,6 @@ class Sweep:
                 "a swap needs two examples that the clean model answers right"
             )
         return after.example
-
-    def _plan(self, pair: _Pair) -> SwapPlan:
-        example, partner = pair[0].example, self._partner(pair)
-        return plan_swap(self._encoder, example.prompt, example.subject, partner.subject)
 
     def _injection(self, pair: _Pair, plan: SwapPlan) -> Intervention | None:
         """The swap of an example; None where the donor's states are not finite."""
@@ -364,6 +366,25 @@ class _Candidate:
 
 
 _Pair = tuple[_Candidate, _Candidate]
+
+
+@dataclass
+class _ToDo:
+    """An example under an intervention, None where the donor's states are not finite.
+
+    partner: the example whose words are swapped in, if any.
+    """
+
+    example: Example
+    run: CleanRun
+    intervention: Intervention | None
+    partner: Example | None = None
+    last_only: bool = False
+
+    @property
+    def compared(self) -> tuple[Example, ...]:
+        """Whose answers an answer is compared with."""
+        return (self.example, self.partner) if self.partner else (self.example,)
 
 
 class NothingToProbeError(LocalprobeError):

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.engine.full import FullEngine
-from localprobe.engine.resume import BATCH_SIZE, ResumeEngine, check_resume
+from localprobe.engine.proof import check_resume
+from localprobe.engine.resume import BATCH_SIZE, ResumeEngine
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
 from localprobe.files.cache import remembered_of_file, sha256_of, user_path
 from localprobe.llama.backend import has_gpu

@@ -15,7 +15,8 @@ from localprobe import load_run
 from localprobe.api import Model, RunningSweep, probe, sweep
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Inject, Intervention, Random, Skip
-from localprobe.engine.resume import ResumeEngine, check_resume
+from localprobe.engine.proof import check_resume
+from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import ModelError, NotFiniteError
 from localprobe.experiments.experiment import Experiment
 

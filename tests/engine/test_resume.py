@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from localprobe.cli.app import main
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.engine.interventions import Freeze, Inject, Intervention, Random, Shuffle, Skip
-from localprobe.engine.resume import ResumeEngine, _shared_prefix, check_resume
+from localprobe.engine.proof import check_resume
+from localprobe.engine.resume import ResumeEngine, _shared_prefix
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows

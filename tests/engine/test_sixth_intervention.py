@@ -16,7 +16,8 @@ from localprobe.cli.app import main
 from localprobe.engine import interventions
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Edit, FloatArray, Intervention, Plain, register
-from localprobe.engine.resume import ResumeEngine, check_resume
+from localprobe.engine.proof import check_resume
+from localprobe.engine.resume import ResumeEngine
 
 RECIPE = """\
 description = "Zeros"

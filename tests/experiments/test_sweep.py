@@ -9,7 +9,8 @@ import pytest
 
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Random
-from localprobe.engine.resume import ResumeEngine, _turned, check_resume
+from localprobe.engine.proof import _turned, check_resume
+from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.sweep import Sweep, _with_next
 from localprobe.llama.model import Model

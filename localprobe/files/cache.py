@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Callable
@@ -69,6 +70,11 @@ def sha256_of(path: Path, progress: Callable[[int], object] = lambda _n: None) -
     return found.hexdigest()
 
 
+def remembered_of_machine(what: str, check: Callable[[], str]) -> str:
+    """What a check of this processor found, remembered for it and for what it was checked with."""
+    return remembered_of_file(f"{platform.machine()} {_processor()}", what, check)
+
+
 def remembered_of_file(digest: str, what: str, check: Callable[[], str]) -> str:
     """What a check of a file found, remembered for the file and for what it was checked with."""
     memo = _Memo("checks.json")
@@ -79,6 +85,17 @@ def remembered_of_file(digest: str, what: str, check: Callable[[], str]) -> str:
         known = check()
         memo.put(key, known)
     return known
+
+
+def _processor() -> str:
+    """What it can do, where the system says so in a file; a home folder may serve many machines."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features")
+    lines = {line for line in told.splitlines() if line.startswith(wanted)}
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 class _Memo:

@@ -68,7 +68,8 @@ def _load_libraries() -> list[ctypes.CDLL]:
 _LIBRARIES = _load_libraries()
 
 
-def _function(name: str, result: Any, *arguments: Any) -> Any:
+def function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of ggml by its name and types. Raises ModelError where this build has none."""
     for library in _LIBRARIES:
         if hasattr(library, name):
             function = getattr(library, name)
@@ -82,10 +83,10 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
 
 
 _ptr, _int, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
-_nbytes = _function("ggml_nbytes", _size, _ptr)
-_get = _function("ggml_backend_tensor_get", None, _ptr, _ptr, _size, _size)
-_set = _function("ggml_backend_tensor_set", None, _ptr, _ptr, _size, _size)
-_validate = _function("ggml_validate_row_data", ctypes.c_bool, _int, _ptr, _size)
+_nbytes = function("ggml_nbytes", _size, _ptr)
+_get = function("ggml_backend_tensor_get", None, _ptr, _ptr, _size, _size)
+_set = function("ggml_backend_tensor_set", None, _ptr, _ptr, _size, _size)
+_validate = function("ggml_validate_row_data", ctypes.c_bool, _int, _ptr, _size)
 
 
 def at(address: int) -> Tensor:
@@ -123,28 +124,33 @@ def all_finite(type: int, address: int, size: int) -> bool:
     return bool(_validate(type, address, size))
 
 
+def new_context() -> int:
+    """Room for tensors without their data; to be given back by ggml_free."""
+    init = function("ggml_init", _ptr, _InitParams)
+    return int(init(_InitParams(1 << 20, None, True)))
+
+
 def _prove_layout() -> tuple[dict[str, int], bool]:
     """Check every field of `Tensor` that we use.
 
     Gives the numbers of the ops that we look for, and whether flags are what we think.
     """
-    init = _function("ggml_init", _ptr, _InitParams)
-    free = _function("ggml_free", None, _ptr)
-    new_1d = _function("ggml_new_tensor_1d", _ptr, _ptr, _int, ctypes.c_int64)
-    new_2d = _function("ggml_new_tensor_2d", _ptr, _ptr, _int, ctypes.c_int64, ctypes.c_int64)
-    set_name = _function("ggml_set_name", _ptr, _ptr, ctypes.c_char_p)
-    op_name = _function("ggml_op_name", ctypes.c_char_p, _int)
-    new_add = _function("ggml_add", _ptr, _ptr, _ptr, _ptr)
-    new_get_rows = _function("ggml_get_rows", _ptr, _ptr, _ptr, _ptr)
+    free = function("ggml_free", None, _ptr)
+    new_1d = function("ggml_new_tensor_1d", _ptr, _ptr, _int, ctypes.c_int64)
+    new_2d = function("ggml_new_tensor_2d", _ptr, _ptr, _int, ctypes.c_int64, ctypes.c_int64)
+    set_name = function("ggml_set_name", _ptr, _ptr, ctypes.c_char_p)
+    op_name = function("ggml_op_name", ctypes.c_char_p, _int)
+    new_add = function("ggml_add", _ptr, _ptr, _ptr, _ptr)
+    new_get_rows = function("ggml_get_rows", _ptr, _ptr, _ptr, _ptr)
 
-    new_mul_mat = _function("ggml_mul_mat", _ptr, _ptr, _ptr, _ptr)
-    new_mul_mat_id = _function("ggml_mul_mat_id", _ptr, _ptr, _ptr, _ptr, _ptr)
-    new_set_rows = _function("ggml_set_rows", _ptr, _ptr, _ptr, _ptr, _ptr)
-    new_view = _function("ggml_view_1d", _ptr, _ptr, _ptr, ctypes.c_int64, _size)
-    new_graph = _function("ggml_new_graph", _ptr, _ptr)
-    expand = _function("ggml_build_forward_expand", None, _ptr, _ptr)
+    new_mul_mat = function("ggml_mul_mat", _ptr, _ptr, _ptr, _ptr)
+    new_mul_mat_id = function("ggml_mul_mat_id", _ptr, _ptr, _ptr, _ptr, _ptr)
+    new_set_rows = function("ggml_set_rows", _ptr, _ptr, _ptr, _ptr, _ptr)
+    new_view = function("ggml_view_1d", _ptr, _ptr, _ptr, ctypes.c_int64, _size)
+    new_graph = function("ggml_new_graph", _ptr, _ptr)
+    expand = function("ggml_build_forward_expand", None, _ptr, _ptr)
 
-    context = init(_InitParams(1 << 20, None, True))
+    context = new_context()
     try:
         left = new_2d(context, GGML_TYPE_F32, 3, 5)
         right = new_2d(context, GGML_TYPE_F32, 3, 5)

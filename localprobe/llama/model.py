@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -13,7 +13,7 @@ import numpy as np
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
 from localprobe.llama import backend, ggml
 from localprobe.llama.batch import Batch, sequence_rows
-from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
+from localprobe.llama.graph import Graph, InGraph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.memory import check_fits
@@ -101,9 +101,19 @@ class Model(Vocabulary):
 
         Raises ModelError when the graph lacks what the edit needs.
         """
-        visitor = ForwardPass(self._embedding_name(), self.n_layer, self.n_embd, rows, edit)
-        logits = self._decode(rows, visitor)
-        visitor.finish()
+        off = edit.attention_off_from
+
+        def visitor(contributions: Mapping[int, int]) -> ForwardPass:
+            name = self._embedding_name()
+            return ForwardPass(name, self.n_layer, self.n_embd, rows, edit, contributions)
+
+        if off is not None:
+            return self._decode_in_graph(
+                rows, lambda graph: InGraph(graph, visitor(graph.contributions_from(off)))
+            )
+        whole = visitor({})
+        logits = self._decode(rows, whole)
+        whole.finish()
         return logits
 
     def decode_part(
@@ -118,11 +128,21 @@ class Model(Vocabulary):
         part: given the graph, which nodes are left out, and what is written in their places.
         Raises ModelError when the graph cannot be taken apart.
         """
+        return self._decode_in_graph(
+            rows, lambda graph: Rerun(graph, rows.tokens, part(graph)), want_logits
+        )
+
+    def _decode_in_graph(
+        self, rows: Batch, visitor_of: Callable[[Graph], Rerun | InGraph], want_logits: bool = True
+    ) -> FloatArray:
+        """A decode by a visitor that knows the graph, which is learned anew where it is another."""
         for _ in range(2):
             if self._graph is not None:
-                visitor = Rerun(self._graph, rows.tokens, part(self._graph))
+                visitor = visitor_of(self._graph)
                 try:
-                    return self._decode(rows, visitor, want_logits)
+                    logits = self._decode(rows, visitor, want_logits)
+                    visitor.finish()
+                    return logits
                 except StaleGraphError:
                     self._forget_rows(rows)
                 finally:

@@ -39,6 +39,8 @@ class Model(Vocabulary):
         self._open_context: int | None = None
         self._n_ctx = 0
         self._n_sequences = 1
+        self.n_decodes = 0
+        """How many there were: whether somebody else has used the cache meanwhile."""
         self._hook = EvalHook()
         self._embedding: bytes | None = None
         self._graph: Graph | None = None
@@ -168,9 +170,9 @@ class Model(Vocabulary):
         self._decode(rows, recorder)
         self._graph = Graph(recorder.addresses, embedding, self.n_layer)
 
-    def clear(self) -> None:
-        """Forget every sequence. The cache keeps its data, in the same cells."""
-        llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
+    def clear(self, *, wipe: bool = False) -> None:
+        """Forget every sequence. Unless it is wiped, the cache keeps its data in the same cells."""
+        llama.llama_memory_clear(llama.llama_get_memory(self._context), wipe)
 
     def forget(self, sequence: int, start: int) -> None:
         """Forget a sequence's tokens at positions `start` and after."""
@@ -195,6 +197,7 @@ class Model(Vocabulary):
         if len(rows.output_rows) > self._n_sequences:
             raise ValueError("more logits are asked for than was reserved")  # llama.cpp aborts
         backend.forget_errors()
+        self.n_decodes += 1
         with self._hook.armed(visitor):
             status = llama.llama_decode(self._context, rows.llama)
         if status != 0:

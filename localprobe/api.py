@@ -95,7 +95,9 @@ class Model:
         """What computes; batch: prompts that may share a decode."""
         engine, reason = choose_engine(self.loaded, self._engine_name, batch, tell=self._tell)
         if reason and not self._warned:
-            self._warn(f"computing whole passes, which is slower and gives the same results: {reason}")
+            self._warn(
+                f"computing whole passes, which is slower and gives the same results: {reason}"
+            )
             self._warned = True
         return engine
 

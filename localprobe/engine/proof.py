@@ -90,9 +90,7 @@ class _Proof:
         self._whole(self._past, damage)
         whole = self._model.decode(self._newest, keep)
         self._wipe()
-        self._part(
-            self._past, lambda graph: graph.keys_and_values(self._layer, damage.first_written)
-        )
+        self._store(lambda graph: graph.keys_and_values(self._layer, damage.first_written))
         self._compare("hold its past", whole, self._resumed(self._newest, keep, wipe=False))
 
     def _without_attention(self) -> None:
@@ -108,7 +106,7 @@ class _Proof:
         self._whole(self._past, damage)
         whole = self._model.decode(self._newest, CLEAN)
         self._wipe()
-        self._part(self._past, lambda graph: graph.below(self._layer))
+        self._store(lambda graph: graph.below(self._layer))
         self._model.forget(0, 0)
         self._resumed(self._past, damage, wipe=False)
         self._compare("fill the blocks below it", whole, self._model.decode(self._newest, CLEAN))
@@ -126,6 +124,10 @@ class _Proof:
 
     def _part(self, rows: Batch, part: Callable[[Graph], Part]) -> FloatArray:
         return self._model.decode_part(rows, part)
+
+    def _store(self, part: Callable[[Graph], Part]) -> None:
+        # Where only the cache is filled, there are no logits to look at.
+        self._model.decode_part(self._past, part, want_logits=False)
 
     def _resumed(self, rows: Batch, seen: _Damage | Keep, *, wipe: bool = True) -> FloatArray:
         """From the layer on, with the states that the whole pass had there."""

@@ -44,7 +44,7 @@ class Model:
     the GPU, -1 for all. ctx: the longest sequence in tokens, 0 for that of the training.
     engine: "resume" computes only what changes, "full" makes whole passes.
     warn: is told, in a sentence, where resuming is not exact on this model and is not done.
-    tell: is told what takes its time at a model's first use.
+    tell: is told what takes its time, at a model's first use or since other programs are at work.
 
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
@@ -64,7 +64,9 @@ class Model:
         self._engine_name, self._warn, self._tell = engine, warn, tell
         self._warned = False
         self.loaded: LoadedModel = self._stack.enter_context(
-            open_model(str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx, warn=warn)
+            open_model(
+                str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx, warn=warn, tell=tell
+            )
         )
 
     def __enter__(self) -> Model:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from localprobe.llama.interrupts import held_back
 from localprobe.llama.memory import check_fits
 from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
 from localprobe.llama.text import Vocabulary
+from localprobe.llama.threads import checked
 
 _CONTEXT_STEP = 256
 
@@ -44,7 +44,7 @@ class Model(Vocabulary):
         self._hook = EvalHook()
         self._embedding: bytes | None = None
         self._graph: Graph | None = None
-        self._threads = _checked_threads(threads)
+        self._threads = checked(threads)
         super().__init__(path, gpu_layers)
         # llama.cpp turns positions by other factors once the context is longer than that of the
         # first training. Within a model it must be always the ones, or always the others.
@@ -283,16 +283,3 @@ class Model(Vocabulary):
                 raise ModelError("no residual stream was found before the first block")
             self._embedding = search.name
         return self._embedding
-
-
-def _checked_threads(threads: int) -> int:
-    """0: as many as there are cores. Raises LocalprobeError where they would stand in each
-    other's way: llama.cpp's threads wait for each other in loops.
-    """
-    cores = os.cpu_count() or 1
-    if threads > 4 * cores:
-        raise LocalprobeError(
-            f"{threads} threads are too many for the {cores} cores of this machine; more than "
-            f"{cores} make it slower"
-        )
-    return threads or cores

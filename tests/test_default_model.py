@@ -15,6 +15,9 @@ from localprobe.cli.app import main
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, Random
 from localprobe.llama.model import Model
+from localprobe.models import opening as models
+from localprobe.models.prepare import measured, prepare
+from localprobe.tasks.squad import plain_text
 
 PROMPT = r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
 
@@ -99,6 +102,26 @@ def folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(("kind", "figures"), [("q8_0", (98.5, 0.005)), ("q4_0", (68.5, 0.33))])
+def test_what_other_weights_change_is_what_the_readme_says(
+    kind: str, figures: tuple[float, float], own_cache: Path, default_model: Path
+) -> None:
+    kept, kl = figures
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    assert f"{kept} % " in readme
+    assert f"({kl} nats" in readme
+    _, path = prepare(*models.find(str(default_model)), kind)
+    found = measured(path, default_model, plain_text(), lambda decodes, total: decodes)
+    assert found.quantized == "Q4_1"
+    assert found.change is not None
+    # Processors round in other ways.
+    assert abs(100 * found.change.kept - kept) <= 3
+    assert found.change.kl == pytest.approx(kl, rel=0.2)
+
+
+SILENT = ("models pull", "models prepare", "models remove")
+
+
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each != "bench"])
 def test_the_example_of_every_help_works(
     command: str,
@@ -111,7 +134,13 @@ def test_the_example_of_every_help_works(
     (example,) = EXAMPLE.findall(capsys.readouterr().out)
     if command == "demo":
         example += " --short"
+    if command == "models remove":
+        # Not what was really prepared here.
+        monkeypatch.setenv("LOCALPROBE_CACHE", str(folder_of_runs / "cache"))
+        prepared = folder_of_runs / f"cache/prepared/{shlex.split(example)[3]}.gguf"
+        prepared.parent.mkdir(parents=True)
+        prepared.write_bytes(b"GGUF")
     assert main(shlex.split(example)[1:]) == 0
     captured = capsys.readouterr()
-    assert captured.out or command in ("models pull", "models prepare", "plot", "merge")
+    assert captured.out or command in (*SILENT, "plot", "merge")
     assert "\x1b" not in captured.out

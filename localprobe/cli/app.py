@@ -404,7 +404,10 @@ def export(
 
 @_command("localprobe compare runs/q4 runs/bf16")
 def compare(runs: Runs, json: Json = False) -> None:
-    """Runs side by side: scores by layer, and how far the transition moves."""
+    """Runs side by side: scores by layer, and how far the transition moves.
+
+    Models with unlike numbers of blocks are compared by depth, the share of blocks below.
+    """
     from localprobe.cli import reading
 
     reading.compare(runs, json=json)
@@ -462,7 +465,7 @@ def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = Fals
 
 @models_app.callback(invoke_without_command=True, epilog=_example("localprobe models"))
 def models(ctx: typer.Context, json: Json = False) -> None:
-    """The models known by name: list, pull, info."""
+    """The models known by name: list, pull, prepare, info, remove."""
     if ctx.invoked_subcommand is not None and json:
         raise LocalprobeError(f"--json goes after {ctx.invoked_subcommand}")
     if ctx.invoked_subcommand is None:
@@ -510,10 +513,32 @@ def models_prepare(
         str, typer.Option("--type", metavar="TYPE", help="q8_0, q4_0, bf16, f16 or f32.")
     ],
 ) -> None:
-    """Convert the weights: MODEL@TYPE is then a model of its own."""
+    """Convert the weights: MODEL@TYPE is then a model of its own.
+
+    How much that changes is measured. Nothing that a quantized MODEL lost is restored: to compare
+    weight types, prepare each from a file in F16 or F32.
+    """
     from localprobe.cli import commands
 
     commands.prepare_model(model, kind.lower())
+
+
+@_command(f"localprobe models remove {DEFAULT_MODEL}@q8_0 --yes", "remove", models_app)
+def models_remove(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...",
+            help="Names of `localprobe models`, MODEL@TYPE or FILE.gguf@TYPE.",
+            autocompletion=completion.cached_models,
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete models from the cache, and nothing that lies elsewhere."""
+    from localprobe.cli import listing
+
+    listing.remove_models(names, yes=yes)
 
 
 @_command(f"localprobe models info {DEFAULT_MODEL}", "info", models_app)

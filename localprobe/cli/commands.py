@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from localprobe.models import opening as model_files
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
 from localprobe.models.opening import LoadedModel
-from localprobe.models.prepare import check_type, prepare
+from localprobe.models.prepare import check_type, manifest_of, measured, prepare, read_manifest
 from localprobe.prompts.encoder import read_prompt, unescape
 from localprobe.prompts.words import is_word
 from localprobe.report import documents
@@ -41,6 +42,7 @@ from localprobe.report.terminal import (
 )
 from localprobe.runs.manifest import Manifest, described
 from localprobe.runs.tally import SWAP, Tally
+from localprobe.tasks.squad import plain_text
 
 _GO_ON = "what is done is in {0}; to go on, run it again with --out {0}"
 
@@ -312,10 +314,24 @@ def pull_model(name: str) -> None:
 def prepare_model(name: str, kind: str) -> None:
     check_type(kind)
     known, path, digest = model_files.find(name)
-    say(f"converting {known} to {kind} ...")
-    new_name, new_path = prepare(known, path, digest, kind)
+    new_name, new_path = prepare(known, path, digest, kind, tell=say)
     say(f"{new_name} is in the cache: {new_path}")
-    say("its weights are not those of the original any more: numbers change slightly")
+    made = read_manifest(new_path)
+    if made.change is None:
+        say("measuring how much that changes ...")
+        try:
+            made = measured(new_path, path, plain_text(), partial(with_bar, unit="decode"))
+        except LocalprobeError as error:
+            say(f"how much that changes could not be measured: {error}")
+    if made.change is not None:
+        say(f"{new_name} against {known}: {made.change}")
+    if made.quantized:
+        say(
+            f"note: these weights were quantized before ({made.quantized}), and nothing of what "
+            "that lost is restored; to compare weight types, prepare each from a file in F16 or F32"
+        )
+    typed = f'"{new_name}"' if " " in new_name else new_name
+    say(f"use it as -m {typed}")
 
 
 def model_info(name: str, *, json: bool) -> None:
@@ -338,12 +354,19 @@ def model_info(name: str, *, json: bool) -> None:
         }
         print_document(record)
         return
+    made = manifest_of(path)
+    lineage = []
+    if made is not None:
+        source_type = made.source_type or "weight type not written down"
+        lineage = [("made from", f"{made.source} ({source_type})")]
+        lineage += [] if made.change is None else [("changed", str(made.change))]
     stdout_console().print(
         facts(
             [
                 ("name", known),
                 ("file", str(path)),
                 ("sha256", digest),
+                *lineage,
                 ("architecture", info.architecture),
                 ("file type", info.file_type),
                 ("parameters", f"{info.n_params / 1e6:,.1f} M"),

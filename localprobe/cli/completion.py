@@ -12,6 +12,12 @@ def models(begun: str) -> list[str]:
     return _beginning(begun, [*registry.entries(), *(name for name, _ in prepared_models())])
 
 
+def cached_models(begun: str) -> list[str]:
+    from localprobe.models import removal
+
+    return _beginning(begun, removal.cached_models())
+
+
 def recipes(begun: str) -> list[str]:
     from localprobe.files.resources import recipe_files
 

@@ -1,17 +1,26 @@
-"""The lists of models and recipes: light, so that they are there at once."""
+"""The lists of models and recipes, and what is removed: light, so that they are there at once."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
+import typer
 from rich.text import Text
 
+from localprobe.errors import LocalprobeError
+from localprobe.files.foreign import printable
 from localprobe.files.resources import recipe_files
 from localprobe.files.tomlfile import TomlFile
 from localprobe.models import registry
-from localprobe.models.prepare import prepared_models
+from localprobe.models.prepare import Manifest, manifest_of, prepared_models
+from localprobe.models.removal import cached, cached_models, remove
 from localprobe.report.terminal import (
     new_table,
     print_document,
+    say,
     shrink_only_last,
+    size_text,
     stdout_console,
     visible,
 )
@@ -19,37 +28,86 @@ from localprobe.report.terminal import (
 
 def list_models(*, json: bool) -> None:
     known = registry.entries().values()
+    prepared = [(name, path, manifest_of(path)) for name, path in prepared_models()]
     if json:
-        print_document(
-            [
-                {
-                    "name": entry.name,
-                    "architecture": entry.architecture,
-                    "size": entry.size,
-                    "cached": entry.path.exists(),
-                    "license": entry.license,
-                    "sha256": entry.sha256,
-                    "source": str(entry.source),
-                    "note": entry.note,
-                }
-                for entry in known
-            ]
-        )
+        fetched = [
+            {
+                "name": entry.name,
+                "architecture": entry.architecture,
+                "size": entry.size,
+                "cached": entry.path.exists(),
+                "license": entry.license,
+                "sha256": entry.sha256,
+                "source": str(entry.source),
+                "note": entry.note,
+                "prepared": False,
+            }
+            for entry in known
+        ]
+        # What was prepared says these of itself once it is loaded.
+        unknown = {"architecture": None, "license": None}
+        made_here = [
+            {
+                "name": name,
+                "size": path.stat().st_size,
+                "cached": True,
+                "sha256": made and made.sha256,
+                "source": made and made.source,
+                "note": _note(made),
+                "prepared": True,
+                **unknown,
+            }
+            for name, path, made in prepared
+        ]
+        print_document([*fetched, *made_here])
         return
     table = new_table("name", "arch")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("cached", no_wrap=True)
     table.add_column("note", overflow="ellipsis", no_wrap=True)
     for entry in known:
-        size = f"{entry.size / 1e9:.1f} GB" if entry.size >= 1e9 else f"{entry.size / 1e6:.0f} MB"
-        cached = "yes" if entry.path.exists() else "no"
-        table.add_row(entry.name, _shown(entry.architecture), size, cached, _shown(entry.note))
+        there = "yes" if entry.path.exists() else "no"
+        size = size_text(entry.size)
+        table.add_row(entry.name, _shown(entry.architecture), size, there, _shown(entry.note))
+    for name, path, made in prepared:
+        size = size_text(path.stat().st_size)
+        table.add_row(_shown(name), "", size, "yes", _shown(_note(made)))
     console = stdout_console()
-    for name, path in prepared_models():
-        size = f"{path.stat().st_size / 1e6:.0f} MB"
-        table.add_row(_shown(name), "", size, "yes", "requantised")
     shrink_only_last(console, table)
     console.print(table)
+    if taken := cached_models():
+        total = size_text(sum(each.size for each in taken.values()))
+        console.print(f"in the cache: {total}; to free some: localprobe models remove NAME")
+
+
+def _note(made: Manifest | None) -> str:
+    if made is None:
+        return "its manifest is lost or broken"
+    of = f" ({made.source_type})" if made.source_type else ""
+    # What is cut off first where there is little room is its source's type.
+    kept = f"{made.change.kept:.1%} of next tokens as" if made.change else "from"
+    return f"{kept} {made.source}{of}"
+
+
+class _NothingRemovedError(LocalprobeError):
+    """It was asked, and answered with no."""
+
+    exit_code = 1
+
+
+def remove_models(names: Sequence[str], *, yes: bool) -> None:
+    """All of them or none: what cannot be removed is found out before anything is."""
+    models = list({each.name: each for each in map(cached, names)}.values())
+    if not yes:
+        what = ", ".join(f"{each.name} ({size_text(each.size)})" for each in models)
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise LocalprobeError(f"nobody can be asked whether to remove {what}; say --yes")
+        if not typer.confirm(f"remove {printable(what, None)}?", err=True):
+            raise _NothingRemovedError("nothing was removed")
+    for each in models:
+        size = each.size
+        remove(each)
+        say(f"removed {each.name}: {size_text(size)} freed")
 
 
 def list_recipes(*, json: bool) -> None:

@@ -98,6 +98,14 @@ def _processor() -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
+def forget_file(path: Path, digest: str) -> None:
+    """Forget the hash of a file, and what checks found of what has this SHA-256."""
+    place = str(path.resolve())
+    _Memo("hashes.json").drop(lambda key: key == place)
+    if digest:
+        _Memo("checks.json").drop(lambda key: key.startswith(f"{digest} "))
+
+
 class _Memo:
     """A small JSON object on disk. A lost or broken one is only an empty one."""
 
@@ -111,6 +119,13 @@ class _Memo:
         # A cache that cannot be written makes the next run slower, not wrong.
         with contextlib.suppress(OSError):
             write_atomically(self._path, json.dumps({**self._read(), key: value}, indent=1))
+
+    def drop(self, unwanted: Callable[[str], bool]) -> None:
+        known = self._read()
+        kept = {key: value for key, value in known.items() if not unwanted(key)}
+        if len(kept) < len(known):
+            with contextlib.suppress(OSError):
+                write_atomically(self._path, json.dumps(kept, indent=1))
 
     def _read(self) -> dict[str, Any]:
         try:

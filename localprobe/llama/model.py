@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -11,7 +11,7 @@ import numpy as np
 
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
 from localprobe.llama import backend, ggml
-from localprobe.llama.batch import Batch, sequence_rows
+from localprobe.llama.batch import Batch, Row, sequence_rows
 from localprobe.llama.graph import Graph, InGraph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
@@ -97,6 +97,18 @@ class Model(Vocabulary):
         self.clear()
         last: FloatArray = self._decode(Batch(sequence_rows(tokens, 0)), NoVisitor())[0]
         return last
+
+    def next_logits(self, tokens: Sequence[int], rows: int) -> Iterator[FloatArray]:
+        """Logits (up to `rows`, n_vocab) after each token of a text, `rows` of them a decode.
+
+        Raises LocalprobeError when the text is longer than the context.
+        """
+        self.check_length(len(tokens))
+        self._make_room(len(tokens), keep=False, n_sequences=rows)
+        self.clear()
+        for start in range(0, len(tokens), rows):
+            part = enumerate(tokens[start : start + rows], start)
+            yield self._decode(Batch([Row(t, at, output=True) for at, t in part]), NoVisitor())
 
     def decode(self, rows: Batch, edit: Edit) -> FloatArray:
         """Decode rows with an edit; logits (n_outputs, n_vocab) of those that ask for them.

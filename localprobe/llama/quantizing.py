@@ -28,3 +28,9 @@ def quantize(source: Path, target: Path, kind: str) -> None:
         )
     if status != 0:
         raise ModelError(f"llama.cpp could not convert {source} to {kind} ({backend.last_error()})")
+
+
+def type_name(number: int) -> str:
+    """What llama.cpp calls a GGUF's file type."""
+    name: bytes = llama.llama_ftype_name(number) or b"unknown type"
+    return name.decode().removeprefix("(guessed) ")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,14 @@ from localprobe.llama.model import Model
 from localprobe.llama.threads import Others
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
-from localprobe.models.prepare import check_type, prepared_path, read_manifest
+from localprobe.models.prepare import (
+    check_type,
+    manifest_of,
+    prepared_from,
+    prepared_models,
+    prepared_path,
+    read_manifest,
+)
 from localprobe.models.vetting import vet
 
 
@@ -39,9 +46,9 @@ class LoadedModel:
 
 
 def model_record(loaded: LoadedModel) -> dict[str, Any]:
-    """What a model is, as JSON."""
+    """What a model is, as JSON. source: of one that was prepared, what it was made from."""
     info = loaded.model.info
-    return {
+    record: dict[str, Any] = {
         "name": loaded.name,
         "path": str(loaded.model.path),
         "sha256": loaded.sha256,
@@ -50,6 +57,16 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
         "n_embd": info.n_embd,
         "file_type": info.file_type,
     }
+    made = manifest_of(loaded.model.path)
+    if made is not None:
+        record["source"] = {
+            "name": made.source,
+            "sha256": made.source_sha256,
+            "file_type": made.source_type,
+            "quantized": made.quantized,
+            "change": None if made.change is None else asdict(made.change),
+        }
+    return record
 
 
 def find(
@@ -75,15 +92,14 @@ def find(
 def locate(name: str) -> tuple[str, Path, str]:
     """Name, file and SHA-256 of a model given by name or by the path of a .gguf file.
 
-    A known model is fetched when it is not in the cache yet.
+    NAME@type and FILE.gguf@type are what was prepared of them. A known model is fetched when it is
+    not in the cache yet.
     """
-    path = user_path(name) if name.startswith("~") else Path(name)
-    if path.suffix.lower() == ".gguf" or path.is_file():
-        if not path.is_file():
-            raise ModelError(f"there is no model file {path}")
+    path = _as_file(name)
+    if path is not None:
         return path.stem, path, _hash(path)
     if "@" in name:
-        return _find_prepared(name)
+        return _find_prepared(prepared_name(name))
     entry = registry.entry(name)
     path = fetch(entry)
     digest = _hash(path)
@@ -97,23 +113,54 @@ def locate(name: str) -> tuple[str, Path, str]:
     return name, path, digest
 
 
+def _as_file(name: str) -> Path | None:
+    """The file that a name is the path of, if it is one. Raises ModelError where it is gone."""
+    path = user_path(name) if name.startswith("~") else Path(name)
+    if path.suffix.lower() != ".gguf" and not path.is_file():
+        return None
+    if not path.is_file():
+        raise ModelError(f"there is no model file {path}")
+    return path
+
+
+def prepared_name(name: str) -> str:
+    """The name of a prepared model that was given as NAME@type or as FILE.gguf@type.
+
+    Raises LocalprobeError where nothing was prepared so.
+    """
+    base, _, kind = name.rpartition("@")
+    kind = kind.lower()
+    usual = f"{base}@{kind}"
+    known = dict(prepared_models())
+    if not base.lower().endswith(".gguf") and usual in known:
+        return usual
+    check_type(kind)
+    stem = f"{Path(base).stem}@{kind}"
+    if base.lower().endswith(".gguf") and not user_path(base).is_file() and stem in known:
+        raise ModelError(
+            f"there is no model file {base}; what was prepared of one of this name is -m {stem}"
+        )
+    path = _as_file(base)
+    if path is None and "@" in base:
+        path = prepared_path(prepared_name(base))
+    found = None if path is None else prepared_from(_hash(path), kind)
+    if found is None:
+        typed = f'"{base}"' if " " in base else base
+        raise ModelError(
+            f"{usual} has not been prepared; run: localprobe models prepare {typed} --type {kind}"
+        )
+    return found
+
+
 def _find_prepared(name: str) -> tuple[str, Path, str]:
     path = prepared_path(name)
-    if not path.is_file():
-        base, _, kind = name.rpartition("@")
-        check_type(kind)
-        raise ModelError(
-            f"{name} has not been prepared; run: localprobe models prepare {base} --type {kind}"
-        )
     digest, made = _hash(path), read_manifest(path)
+    again = f"run: localprobe models remove {name}, and prepare it again"
     if digest != made.sha256:
-        raise ModelError(f"{path} is not what was prepared; delete it and prepare it again")
+        raise ModelError(f"{path} is not what was prepared; {again}")
     known = registry.entries().get(name.rpartition("@")[0])
     if known and known.sha256 != made.source_sha256:
-        raise ModelError(
-            f"{path} was not made from the {known.name} of models.toml; delete it and prepare it "
-            "again"
-        )
+        raise ModelError(f"{path} was not made from the {known.name} of models.toml; {again}")
     return name, path, digest
 
 

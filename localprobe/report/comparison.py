@@ -1,22 +1,65 @@
-"""Runs side by side: the same task and intervention on several models or quantizations."""
+"""Runs side by side: the same task and intervention on several models or quantizations.
+
+Each run is read by its own layers, as its own table is: what is claimed here is claimed there.
+Models of unlike depth are put side by side by depth, the share of the blocks that lie below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from localprobe.engine.interventions import first_layer
 from localprobe.errors import LocalprobeError
 from localprobe.report.documents import mean
 from localprobe.report.score_table import limits
-from localprobe.report.terminal import bar, column_width, heat, layer_table, speaks_unicode, visible
+from localprobe.report.terminal import (
+    LAYER_WIDTH,
+    bar,
+    column_width,
+    heat,
+    layer_table,
+    speaks_unicode,
+    visible,
+)
 from localprobe.runs.results import Run
-from localprobe.runs.tally import ORIGINAL, SWAP
+from localprobe.runs.tally import ORIGINAL, SWAP, Score
 
-_NUMBER = 4
+_NUMBER, _LAYER, _DEPTHS, _INTERVAL, _LONGEST_BAR = 4, 4, 6, 8, 20
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How much later a run's transition is than the first one's.
+
+    by: in layers, or in percentage points of depth. least, most: what it can be where layers below
+    a transition were not swept.
+    """
+
+    by: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row: of how many, and the layer of each run that lies there by depth, if one does."""
+
+    row: int
+    n_rows: int
+    layers: tuple[int | None, ...]
+
+    @property
+    def depths(self) -> str:
+        """The depths in the row, from the first to below the second, in percent."""
+        low, high = (100 * each / self.n_rows for each in (self.row, self.row + 1))
+        return f"{low:.0f}–{high:.0f}"
 
 
 @dataclass(frozen=True)
@@ -53,57 +96,142 @@ class Comparison:
         return found
 
     @property
-    def layers(self) -> list[int]:
-        return sorted({layer for run in self.runs for layer in run.layers})
+    def n_layers(self) -> list[int]:
+        """The number of blocks of each run's model."""
+        return [run.manifest.n_layer for run in self.runs]
 
     @property
-    def common_layers(self) -> list[int]:
-        """The layers that all runs have scores of: a transition can only be read off these."""
+    def is_by_depth(self) -> bool:
+        """Whether the models have unlike numbers of blocks, so that layers are not the same."""
+        return len(set(self.n_layers)) > 1
+
+    @cached_property
+    def swept(self) -> list[tuple[int, ...]]:
+        """The layers that each run has of this intervention."""
         return [
-            layer
-            for layer in self.layers
-            if all(self.score(run, layer) is not None for run in self.runs)
+            next(column.layers for column in run.tally.columns if column.patch == self.patch)
+            for run in self.runs
         ]
 
     @property
+    def places(self) -> list[Place]:
+        """Rows: by the layers of the deepest model; those of another where they lie by depth."""
+        most = max(self.n_layers)
+        rows: dict[int, list[int | None]] = {}
+        for number, (layers, n_layer) in enumerate(zip(self.swept, self.n_layers, strict=True)):
+            for layer in layers:
+                # No two layers of a model that is not deeper share a row.
+                row = rows.setdefault(layer * most // n_layer, [None] * len(self.runs))
+                row[number] = layer
+        return [Place(row, most, tuple(rows[row])) for row in sorted(rows)]
+
+    @property
     def transitions(self) -> list[int | None]:
-        return [run.tally.transition(self.patch, self.common_layers) for run in self.runs]
+        """Each run's own, of its own layers."""
+        return [run.tally.transition(self.patch) for run in self.runs]
+
+    @property
+    def depths(self) -> list[float | None]:
+        """Transitions in percent of the blocks."""
+        return [
+            None if layer is None else 100 * layer / n_layer
+            for layer, n_layer in zip(self.transitions, self.n_layers, strict=True)
+        ]
+
+    def shift(self, number: int, *, by_depth: bool | None = None) -> Shift | None:
+        """Of the run of this number against the first, in layers where both have as many blocks.
+
+        by_depth: in percentage points all the same. None where one of them has no transition.
+        """
+        one, other = self.transitions[0], self.transitions[number]
+        if one is None or other is None:
+            return None
+        unlike = self.n_layers[0] != self.n_layers[number]
+        units = [1.0, 1.0]
+        if unlike or by_depth:
+            units = [100 / self.n_layers[each] for each in (0, number)]
+        lowest = [self._lowest(each, layer) for each, layer in ((0, one), (number, other))]
+        return Shift(
+            by=other * units[1] - one * units[0],
+            least=lowest[1] * units[1] - one * units[0],
+            most=other * units[1] - lowest[0] * units[0],
+        )
+
+    def _lowest(self, number: int, transition: int) -> int:
+        """Where a transition may lie if the layers right below it were not swept."""
+        below = [layer for layer in self.swept[number] if layer < transition]
+        return max(below) + 1 if below else first_layer(self.patch)
 
     @property
     def differences(self) -> list[list[str]]:
         """For each run, what was run otherwise than in the first one, the model aside."""
-        return [self.runs[0].differences(run) for run in self.runs]
+        return [run.differences(self.runs[0]) for run in self.runs]
 
     @property
-    def shifts(self) -> list[int | None]:
-        """How many layers later each run's transition is than the first one's."""
-        first = self.transitions[0]
-        return [
-            None if first is None or each is None else each - first for each in self.transitions
-        ]
+    def notes(self) -> list[str]:
+        """What the weights of these models do not allow to conclude."""
+        found = []
+        for number, run in enumerate(self.runs, 1):
+            origin = _quantized_origin(run, self.runs)
+            if origin:
+                found.append(
+                    f"[{number}] was made from weights that were {visible(origin)} already, and "
+                    "nothing of what that lost is restored: against those, +0 says nothing about "
+                    "precision; to compare weight types, prepare each from a file in F16 or F32"
+                )
+        return found
 
-    def score(self, run: Run, layer: int) -> float | None:
-        found = run.tally.score(self.patch, self.metric, layer)
-        return None if found is None else found.score
+    def score(self, number: int, layer: int) -> Score | None:
+        """Of the run of this number."""
+        return self.runs[number].tally.score(self.patch, self.metric, layer)
 
     def document(self) -> dict[str, Any]:
+        """layers of a row: each run's own. shifts: None where the blocks differ in number."""
+        numbers = range(len(self.runs))
+        shifts = [self.shift(number) for number in numbers]
+        points = [self.shift(number, by_depth=True) for number in numbers]
+        for number, n_layer in enumerate(self.n_layers):
+            if n_layer != self.n_layers[0]:
+                shifts[number] = None
         return {
             "task": self.task,
             "patch": self.patch,
             "metric": self.metric,
             "runs": list(self.names),
+            "finished": [run.is_finished for run in self.runs],
             "n": [run.tally.baseline.n for run in self.runs],
             "clean": [mean(run.tally.clean) for run in self.runs],
             "baseline": [mean(run.tally.baseline) for run in self.runs],
-            "rows": [
-                {"layer": layer, "scores": [self.score(run, layer) for run in self.runs]}
-                for layer in self.layers
-            ],
+            "n_layer": self.n_layers,
+            "layers": [list(layers) for layers in self.swept],
+            "rows": [self._row(place) for place in self.places],
             "differences": self.differences,
-            "common_layers": self.common_layers,
+            "notes": self.notes,
             "transitions": self.transitions,
-            "shifts": self.shifts,
+            "depths": self.depths,
+            "shifts": [each and round(each.by) for each in shifts],
+            "shift_ranges": [each and [round(each.least), round(each.most)] for each in shifts],
+            "depth_shifts": [each and each.by for each in points],
+            "depth_shift_ranges": [each and [each.least, each.most] for each in points],
         }
+
+    def _row(self, place: Place) -> dict[str, Any]:
+        scores = [
+            None if layer is None else self.score(number, layer)
+            for number, layer in enumerate(place.layers)
+        ]
+        return {
+            "layer": None if self.is_by_depth else _layer(place),
+            "depth": 100 * place.row / place.n_rows,
+            "layers": list(place.layers),
+            "scores": [None if each is None else each.score for each in scores],
+            "intervals": [None if each is None else [each.low, each.high] for each in scores],
+        }
+
+
+def _layer(place: Place) -> int:
+    """The layer that all runs with a cell in the row have there, where blocks are as many."""
+    return next(layer for layer in place.layers if layer is not None)
 
 
 def _names(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -114,51 +242,134 @@ def _names(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(str(run.path) for run in runs)
 
 
+def _quantized_origin(run: Run, others: Sequence[Run]) -> str:
+    """The quantized type that a run's weights were made from, as "Q4_1"; empty: none is known."""
+    source = run.manifest.source
+    if source is not None and source["quantized"]:
+        return str(source["quantized"])
+    base, at, _ = run.manifest.model_name.rpartition("@")
+    # Runs of before sources were written down: known where the other run is that of the source.
+    for other in others:
+        file_type = str(other.manifest.data["model"]["file_type"])
+        if source is None and at and other.manifest.model_name == base and "Q" in file_type:
+            return file_type
+    return ""
+
+
 def comparison_table(console: Console, comparison: Comparison) -> RenderableType:
-    """Layers down, runs across; below, the transition of each and how far it has moved."""
-    table = layer_table()
-    for number in range(len(comparison.names)):
-        table.add_column(f"[{number + 1}]", no_wrap=True)
-    width = min(24, column_width(console, len(comparison.names)))
-    for layer in comparison.layers:
-        cells = []
-        for run in comparison.runs:
-            score = comparison.score(run, layer)
-            cell = Text("–", style="dim") if score is None else Text(f"{score:.2f}")
-            if score is not None and width - _NUMBER - 1 >= 2:
-                drawn = bar(score, width - _NUMBER - 1, unicode=speaks_unicode(console))
-                cell.append(" ").append(drawn, style=heat(score))
-            cells.append(cell)
-        table.add_row(str(layer), *cells)
+    """Layers or depths down, runs across; below, the transition of each and how far it moved."""
     what = f"{comparison.task} · {comparison.patch} · {comparison.metric}"
     lines = [Text(visible(what), style="bold")]
-    endings = []
-    for number, (name, run, transition, shift) in enumerate(
-        zip(
-            comparison.names,
-            comparison.runs,
-            comparison.transitions,
-            comparison.shifts,
-            strict=True,
-        ),
-        1,
-    ):
+    for number, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True), 1):
         clean, used = run.tally.clean, run.tally.baseline
+        unfinished = "" if run.is_finished else ", unfinished"
+        blocks = f", {run.manifest.n_layer} blocks" if comparison.is_by_depth else ""
+        between = f" (95 % {_interval(clean)} %)" if clean.n else ""
         lines.append(
-            Text(f"[{number}] {visible(name)}: clean {clean.score:.2f} of {clean.n}, {used.n} used")
+            Text(
+                f"[{number}] {visible(name)}{blocks}: clean {clean.score:.2f} of {clean.n}"
+                f"{between}, {used.n} used{unfinished}"
+            )
         )
         for difference in comparison.differences[number - 1]:
-            lines.append(Text(f"    {visible(difference)}", style="dim"))
-        where = "no transition" if transition is None else f"transition at layer {transition}"
-        share = "" if transition is None else f" ({transition / run.manifest.n_layer:.0%} of depth)"
-        moved = "" if number == 1 or shift is None else f", {shift:+d} against [1]"
-        if transition is not None:
-            shown = comparison.common_layers
-            share += limits(comparison.patch, transition, shown, run.manifest.n_layer)
-        endings.append(Text(f"[{number}] {where}{share}{moved}"))
-    if not comparison.common_layers:
-        endings = [Text("no layer is in all of these runs, so no transitions can be compared")]
-    elif comparison.common_layers != comparison.layers:
-        n_common = len(comparison.common_layers)
-        endings.append(Text(f"transitions of the {n_common} layers that are in all of these runs"))
-    return Group(*lines, "", table, "", *endings)
+            lines.append(Text(f"    {visible(difference)} as in [1]", style="dim"))
+    return Group(*lines, "", _scores(console, comparison), "", *_endings(comparison))
+
+
+def _scores(console: Console, comparison: Comparison) -> RenderableType:
+    by_depth = comparison.is_by_depth
+    table = layer_table()
+    n_runs = len(comparison.runs)
+    left = column_width(console, n_runs) - _NUMBER
+    if by_depth:
+        table.columns[0].header, table.columns[0].width = "depth\nin %", _DEPTHS
+        left -= _LAYER + _DEPTHS - LAYER_WIDTH
+    # Where there is room for both: the bar is what reads at a glance, the interval what is known.
+    with_interval = left >= _INTERVAL + 3
+    bar_width = min(_LONGEST_BAR, left - 1 - (_INTERVAL if with_interval else 0))
+    for number in range(n_runs):
+        table.add_column(f"[{number + 1}]", no_wrap=True)
+    for place in comparison.places:
+        cells = []
+        for number, layer in enumerate(place.layers):
+            score = None if layer is None else comparison.score(number, layer)
+            if score is None:
+                cells.append(Text("–", style="dim"))
+                continue
+            cell = Text(f"{layer:>{_LAYER - 1}} " if by_depth else "", style="dim")
+            cell.append(f"{score.score:.2f}", style="not dim")
+            if bar_width >= 2:
+                drawn = bar(score.score, bar_width, unicode=speaks_unicode(console))
+                cell.append(" ").append(drawn, style=f"not dim {heat(score.score)}")
+            if with_interval:
+                cell.append(f" {_interval(score)}", style="dim")
+            cells.append(cell)
+        table.add_row(place.depths if by_depth else str(_layer(place)), *cells)
+    return table
+
+
+def _endings(comparison: Comparison) -> list[Text]:
+    """The claims: each run's own, how far they are apart, and what that rests on."""
+    found = []
+    for number, (run, layer) in enumerate(
+        zip(comparison.runs, comparison.transitions, strict=True)
+    ):
+        n_layer = run.manifest.n_layer
+        if run.tally.baseline.n == 0:
+            claim = "no example was used, so there is nothing to conclude"
+        elif layer is None and comparison.patch != SWAP and run.tally.baseline.score == 0:
+            claim = "nothing to lose: the baseline is 0"
+        elif layer is None:
+            claim = "no transition at any layer shown"
+        else:
+            claim = f"transition at layer {layer} ({layer / n_layer:.0%} of depth)"
+            claim += limits(comparison.patch, layer, comparison.swept[number], n_layer)
+        shift = comparison.shift(number) if number else None
+        if shift is not None:
+            unlike = n_layer != comparison.n_layers[0]
+            claim += f", {_shift(shift, by_depth=unlike)}"
+        found.append(f"[{number + 1}] {claim}")
+    n_layers, swept = comparison.n_layers, comparison.swept
+    whole = [
+        list(layers) == list(range(first_layer(comparison.patch), n_layer))
+        for layers, n_layer in zip(swept, n_layers, strict=True)
+    ]
+    if comparison.is_by_depth:
+        steps = ", ".join(
+            f"{100 / n_layer:.1f} in [{number}]" for number, n_layer in enumerate(n_layers, 1)
+        )
+        found.append(
+            "the models have unlike numbers of blocks, so they are compared by depth, the share "
+            f"of blocks below; a layer is so many points of it: {steps}"
+        )
+    if len(set(swept)) > 1 and not all(whole):
+        layers = "; ".join(f"[{number}] {_listed(each)}" for number, each in enumerate(swept, 1))
+        found.append(f"each transition is that of the layers which its run has: {layers}")
+    return [Text(line) for line in [*found, *comparison.notes]]
+
+
+def _shift(shift: Shift, *, by_depth: bool) -> str:
+    def shown(value: float) -> str:
+        # Adding 0 makes -0 a plain one.
+        return f"{round(value, 1) + 0:+.1f}" if by_depth else f"{round(value):+d}"
+
+    unit = " points of depth" if by_depth else ""
+    # Floats: the same layers over the same blocks are the same depths but for the last digit.
+    by = f"{shown(shift.by)}{unit} against [1]"
+    if shift.most - shift.least < 1e-9:
+        return by
+    between = f"from {shown(shift.least)} to {shown(shift.most)}"
+    return f"{by} ({between}, since layers right below were not swept)"
+
+
+def _listed(layers: Sequence[int]) -> str:
+    """Layers in words: 0–29, 0–28 in steps of 4, or each of them."""
+    steps = {after - before for before, after in pairwise(layers)}
+    if len(layers) < 3 or len(steps) > 1:
+        return ", ".join(map(str, layers))
+    (step,) = steps
+    return f"{layers[0]}–{layers[-1]}" + (f" in steps of {step}" if step > 1 else "")
+
+
+def _interval(score: Score) -> str:
+    return f"{round(100 * score.low)}–{round(100 * score.high)}"

@@ -76,9 +76,16 @@ def json_text(document: object, indent: int | None = None) -> str:
     return escaped_json(json.dumps(document, indent=indent, ensure_ascii=plain, allow_nan=False))
 
 
-def with_bar(rows: Iterator[T], total: int) -> Iterator[T]:
+def with_bar(rows: Iterator[T], total: int, unit: str = "cell") -> Iterator[T]:
     """The rows as they come, with a progress bar on stderr where that is a terminal."""
-    return iter(tqdm(rows, total=total, unit="cell", leave=False, disable=None, dynamic_ncols=True))
+    return iter(tqdm(rows, total=total, unit=unit, leave=False, disable=None, dynamic_ncols=True))
+
+
+def size_text(size: int) -> str:
+    """5 kB, 98 MB, 4.1 GB."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def new_table(*headers: str) -> Table:

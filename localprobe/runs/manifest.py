@@ -80,6 +80,14 @@ class Manifest:
         return str(self.data["model"]["name"])
 
     @property
+    def source(self) -> dict[str, Any] | None:
+        """What the model was made from, where it was prepared and that is known.
+
+        quantized: the first quantized type that its weights went through; empty: none.
+        """
+        return self.data["model"].get("source")  # type: ignore[no-any-return]
+
+    @property
     def title(self) -> str:
         shard = self.data["experiment"]["shard"]
         part = "" if shard == str(WHOLE) else f" · shard {shard}"
@@ -104,6 +112,8 @@ class Manifest:
 def described(model: Mapping[str, Any]) -> str:
     """A model's record in a few words."""
     requantised = ", requantised" if "@" in model["name"] else ""
+    if (source := model.get("source")) and source["quantized"]:
+        requantised = f", requantised from {source['quantized']}"
     return (
         f"{model['name']} ({model['architecture']}, {model['file_type']}, "
         f"{model['n_layer']} blocks){requantised}"
@@ -206,6 +216,8 @@ def _check(data: Any) -> None:
     n_layer = _get(model, "n_layer", int)
     if not 1 <= n_layer <= _MOST_LAYERS:
         raise _DamagedError(f"n_layer cannot be {n_layer}")
+    if model.get("source") is not None:
+        _check_source(_get(model, "source", dict))
     _name(experiment, "task")
     _get(experiment, "seed", int)
     for shard in _get(experiment, "shard", str).split("+"):
@@ -233,6 +245,16 @@ def _check(data: Any) -> None:
         for key in ("rows", "tried", "used"):
             if _get(counts, key, int) < 0:
                 raise _DamagedError(f"{key} cannot be {counts[key]}")
+
+
+def _check_source(source: dict[str, Any]) -> None:
+    for key in ("name", "sha256", "file_type", "quantized"):
+        _get(source, key, str)
+    change = _get(source, "change", dict, type(None))
+    if change is not None:
+        for key in ("n", "kept", "kl"):
+            if _get(change, key, int, float) < 0:
+                raise _DamagedError(f"{key} cannot be {change[key]}")
 
 
 def _check_plain(value: Any, depth: int = 0) -> None:
@@ -300,8 +322,9 @@ def differences(one: Manifest, other: Manifest, *, but_shards: bool = False) -> 
                 found |= {f"{key} {inner}": each for inner, each in value.items()}
             else:
                 found[key] = value
-        # The same file may have been given by another name.
+        # The same file may have been given by another name, and its source be written down or not.
         found.pop("model name", None)
+        found.pop("model source", None)
         if but_shards:
             found.pop("experiment shard", None)
         return found

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.runs.differences import in_words
 from localprobe.runs.folder import ROWS, read_rows
-from localprobe.runs.manifest import MANIFEST, Manifest, differences, read_manifest
+from localprobe.runs.manifest import MANIFEST, Manifest, read_manifest
 from localprobe.runs.rows import Row
 from localprobe.runs.tally import ORIGINAL, SWAP, Tally
 
@@ -77,9 +78,8 @@ class Run:
         return self.tally.transition(patch)
 
     def differences(self, other: Run) -> list[str]:
-        """What was run otherwise, in words; the model aside."""
-        found = differences(self.manifest, other.manifest)
-        return [each for each in found if not each.startswith("model ")]
+        """What was run otherwise, as "seed 0, not 3" (here 0, there 3); the model aside."""
+        return in_words(self.manifest, other.manifest)
 
     @property
     def is_finished(self) -> bool:

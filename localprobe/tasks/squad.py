@@ -102,6 +102,14 @@ class Squad:
         return LocalprobeError(f"{self._path} is not SQuAD v1.1: {message}")
 
 
+def plain_text() -> str:
+    """The passages of our own questions, one after the other: real text to measure models on."""
+    data = read_json(Path(__file__).with_name("squad.json"))
+    return "\n\n".join(
+        paragraph["context"] for article in data["data"] for paragraph in article["paragraphs"]
+    )
+
+
 def normalised(text: str) -> str:
     """Lower case, without punctuation, articles and extra spaces."""
     kept = "".join(c for c in text.lower() if c not in string.punctuation)

@@ -178,8 +178,10 @@ def test_compare_shows_how_the_transition_moves(tiny_run: Command, command: Comm
         ("squad", "skip"),
     ]
     for each in comparisons:
-        first, other = each["transitions"]
-        assert each["shifts"][1] == (None if None in (first, other) else other - first)
+        first, other = each["depths"]
+        assert each["n_layer"] == [4, 3]
+        assert each["shifts"][1] is None
+        assert each["depth_shifts"][1] == (None if None in (first, other) else other - first)
     assert command("compare", "one/squad", "two/capitals")[0] == 2
 
 
@@ -242,25 +244,37 @@ def test_a_task_without_a_right_answer_does_not_stop_the_others(
     assert (Path("one") / "squad" / "rows.jsonl").stat().st_size > 0
 
 
-def test_transitions_are_compared_on_the_layers_that_all_have(
+def test_runs_of_other_layers_are_compared_each_by_its_own(
     tiny_run: Command, command: Command
 ) -> None:
     tiny_run("--task", "squad", "--layers", "0:4", "--out", "all")
     tiny_run("--task", "squad", "--layers", "0,3", "--seed", "3", "--out", "some")
     (found,) = json.loads(command("compare", "all", "some", "--json")[1])
-    assert found["shifts"] == [0, 0] or found["transitions"] == [None, None]
-    assert found["transitions"][0] == found["transitions"][1]
-    assert found["differences"][0] == []
-    assert sorted(found["differences"][1]) == [
-        "experiment layers is '0:4', not '0,3'",
-        "experiment seed is 0, not 3",
-    ]
-    assert "experiment seed is 0, not 3" in command("compare", "all", "some")[1]
-    assert "transitions of the 2 layers that are in all" in command("compare", "all", "some")[1]
-    tiny_run("--task", "squad", "--layers", "1", "--out", "else")
-    told = command("compare", "some", "else")[1]
-    assert "no layer is in all of these runs" in told
-    assert "no transition" not in told.replace("no transitions can be compared", "")
+    assert found["layers"] == [[0, 1, 2, 3], [0, 3]]
+    for number, name in enumerate(("all", "some")):
+        shown = json.loads(command("show", name, "--json")[1])
+        assert found["transitions"][number] == shown["transitions"]["skip"]
+    assert found["differences"] == [[], ["layers 0,3, not 0:4", "seed 3, not 0"]]
+    text = command("compare", "all", "some")[1]
+    assert "    seed 3, not 0 as in [1]" in text
+    assert "that of the layers which its run has: [1] 0–3; [2] 0, 3" in " ".join(text.split())
+
+
+def test_unlike_depths_are_compared_by_depth(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "--layers", "0:", "--out", "four")
+    tiny_run("--task", "squad", "--layers", "0:", "--out", "seven", model="gemma3")
+    for folder, transition in (("four", 2), ("seven", 5)):
+        (file,) = Path(folder).rglob("rows.jsonl")
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for row in rows:
+            good = row["patch"] == "clean" or row["layer"] >= transition
+            row["scores"] = dict.fromkeys(row["scores"], float(good))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    text = " ".join(command("compare", "four", "seven")[1].split())
+    assert "[1] transition at layer 2 (50% of depth)" in text
+    assert "[2] transition at layer 5 (71% of depth), +21.4 points of depth against [1]" in text
+    for folder, claim in (("four", "layer 2 on (50%"), ("seven", "layer 5 on (71%")):
+        assert f"from {claim} of depth)" in command("show", folder)[1]
 
 
 def test_a_later_task_that_cannot_be_done_is_told_at_once(tiny_run: Command) -> None:

@@ -9,5 +9,5 @@ READERS = ("show", "export", "compare", "plot", "merge")
 """Commands that read runs."""
 
 COMMANDS += READERS
-COMMANDS += ("models list", "models pull", "models prepare", "models info")
+COMMANDS += ("models list", "models pull", "models prepare", "models info", "models remove")
 EXAMPLE = re.compile(r"^    (localprobe .*)$", re.MULTILINE)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,16 @@ from localprobe.engine.full import FullEngine
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama.model import Model
 from localprobe.models import opening as models
+from localprobe.models.change import Change, change
 from localprobe.models.opening import open_model
-from localprobe.models.prepare import prepare, prepared_models, prepared_path
+from localprobe.models.prepare import (
+    Manifest,
+    measured,
+    prepare,
+    prepared_models,
+    prepared_path,
+    read_manifest,
+)
 
 PROMPT = [3, 14, 15, 92, 65]
 
@@ -45,8 +54,120 @@ def test_the_manifest_names_the_source(tiny_file: Callable[[str], Path], own_cac
     before = new_path.stat().st_mtime_ns
     prepare(name, path, digest, "f16")
     assert new_path.stat().st_mtime_ns == before
-    prepare(name, tiny_file("qwen2"), "another source", "f16")
-    assert new_path.stat().st_mtime_ns != before
+    assert (manifest["source_type"], manifest["quantized"]) == ("all F32", "")
+
+
+def test_a_file_at_a_type_is_what_was_prepared_of_that_file(
+    tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    """0.2.0 said of FILE.gguf@type that it was not prepared, and to run what had been run."""
+    for folder, arch in (("a", "llama"), ("b", "qwen2")):
+        Path(folder).mkdir()
+        shutil.copy(tiny_file(arch), f"{folder}/m.gguf")
+    with pytest.raises(ModelError, match=r"run: localprobe models prepare a/m\.gguf --type f16"):
+        models.find("a/m.gguf@f16")
+    assert prepare(*models.find("a/m.gguf"), "f16")[0] == "m@f16"
+    # Of the same stem, and not the same file.
+    with pytest.raises(ModelError, match=r"b/m\.gguf@f16 has not been prepared; run"):
+        models.find("b/m.gguf@f16")
+    digest = models.find("b/m.gguf")[2]
+    assert prepare(*models.find("b/m.gguf"), "f16")[0] == f"m-{digest[:8]}@f16"
+    for given, arch in (("a/m.gguf@f16", "llama"), ("b/m.gguf@F16", "qwen2"), ("m@f16", "llama")):
+        name, path, _ = models.find(given)
+        assert path == prepared_path(name)
+        with Model(path) as model:
+            assert model.info.architecture == arch
+    # Under whatever name the file goes by now, nothing is made twice.
+    Path("b/m.gguf").rename("n.gguf")
+    assert models.find("n.gguf@f16")[0] == f"m-{digest[:8]}@f16"
+    assert prepare(*models.find("n.gguf"), "f16")[0] == f"m-{digest[:8]}@f16"
+    assert len(prepared_models()) == 2
+    with pytest.raises(ModelError, match="prepared of one of this name is -m m@f16"):
+        models.find("b/m.gguf@f16")
+    with pytest.raises(ModelError, match=r"there is no model file o\.gguf$"):
+        models.find("o.gguf@f16")
+    # And of what was prepared, again.
+    assert prepare(*models.find("a/m.gguf@f16"), "f32")[0] == "m@f16@f32"
+    assert models.find("a/m.gguf@f16@f32")[0] == models.find("m@f16@f32")[0] == "m@f16@f32"
+
+
+def test_what_was_quantized_before_is_written_down(
+    tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    def made(given: str, kind: str) -> Manifest:
+        return read_manifest(prepare(*models.find(given), kind)[1])
+
+    assert made(str(tiny_file("llama")), "q8_0").quantized == ""
+    again = made("llama@q8_0", "f32")
+    assert (again.source_type, again.quantized) == ("Q8_0", "Q8_0")
+    # Floats that were quantized once do not hide it.
+    last = made("llama@q8_0@f32", "f16")
+    assert (last.source_type, last.quantized) == ("all F32", "Q8_0")
+    with open_model("llama@q8_0@f32@f16") as loaded:
+        source = models.model_record(loaded)["source"]
+    assert (source["name"], source["quantized"]) == ("llama@q8_0@f32", "Q8_0")
+    assert source["sha256"] == models.find("llama@q8_0@f32")[2]
+
+
+TEXT = "The Danube is the second longest river in Europe, after the Volga. " * 5
+
+
+def test_the_change_is_that_of_plain_passes(
+    tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    source = tiny_file("llama")
+    _, path = prepare(*models.find(str(source)), "q4_0")
+    seen: list[int] = []
+
+    def watched(decodes: Iterator[None], total: int) -> Iterator[None]:
+        for number, each in enumerate(decodes, 1):
+            seen[:] = [number, total]
+            yield each
+
+    found = measured(path, source, TEXT, watched).change
+    assert found is not None
+    assert seen == [16, 16]
+    kept, divergences = [], []
+    with Model(source, threads=1) as one, Model(path, threads=1) as other:
+        tokens = one.tokenize(TEXT)[:200]
+        for n in range(1, 201):
+            shares = []
+            for model in (one, other):
+                logits = model.plain_logits(tokens[:n]).astype(np.float64)
+                powers = np.exp(logits - logits.max())
+                shares.append(powers / powers.sum())
+            kept.append(shares[0].argmax() == shares[1].argmax())
+            divergences.append((shares[0] * np.log(shares[0] / shares[1])).sum())
+    assert (found.n, found.kept) == (200, np.mean(kept))
+    assert found.kl == pytest.approx(np.mean(divergences), rel=1e-3)
+    assert found.kl > 1e-3
+    assert 0 < found.kept < 1
+    # It is kept, and not measured again.
+    assert measured(path, Path("gone.gguf"), TEXT, watched).change == found
+
+
+def test_the_same_weights_change_nothing(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    assert change(tiny_file("llama"), tiny_file("llama"), TEXT) == Change(200, 1.0, 0.0)
+
+
+def test_manifests_of_before_there_were_figures(
+    tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    source = tiny_file("llama")
+    _, path = prepare(*models.find(str(source)), "f16")
+    file = path.with_suffix(".json")
+    data = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("source_type", "quantized", "change"):
+        del data[key]
+    file.write_text(json.dumps(data), encoding="utf-8")
+    assert (read_manifest(path).change, read_manifest(path).source_type) == (None, "")
+    assert models.find("llama@f16")[1] == path
+    assert measured(path, source, TEXT, lambda decodes, total: decodes).change is not None
+    assert read_manifest(path).source_type == "all F32"
+    for broken in ({"n": 1, "kept": "1", "kl": 0}, {"n": 1}, [], {"n": 1, "kept": 0.5, "kl": -1}):
+        file.write_text(json.dumps({**data, "change": broken}), encoding="utf-8")
+        with pytest.raises(LocalprobeError, match="lost or broken; run: localprobe models remove"):
+            read_manifest(path)
 
 
 def test_a_file_with_the_name_of_a_known_model_is_not_taken_for_it(

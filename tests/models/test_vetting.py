@@ -35,8 +35,8 @@ def place(data: bytearray, text: bytes) -> tuple[int, int]:
 
 
 def test_blocks_are_those_of_the_library() -> None:
-    block_size = ggml._function("ggml_blck_size", ctypes.c_int64, ctypes.c_int)
-    type_size = ggml._function("ggml_type_size", ctypes.c_size_t, ctypes.c_int)
+    block_size = ggml.function("ggml_blck_size", ctypes.c_int64, ctypes.c_int)
+    type_size = ggml.function("ggml_type_size", ctypes.c_size_t, ctypes.c_int)
     assert {kind: (block_size(kind), type_size(kind)) for kind in BLOCKS} == BLOCKS
 
 

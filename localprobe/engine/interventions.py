@@ -18,7 +18,7 @@ its name once it is registered: to add one, write its class here under `@registe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
 
@@ -131,6 +131,10 @@ class Intervention(Protocol):
     def first_row(self, n_tokens: int) -> int:
         """The first row that it changes, of a prompt of so many tokens, for its last one."""
 
+    def held(self) -> tuple[int, ...]:
+        """Positions that have, in every block from k on, what is written there at layer k, while
+        the others compute on from it as usual. Where all past tokens do: see `holds_past`."""
+
     def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
         """What to do at `layer` when the first row of the pass stands at position `start`."""
 
@@ -180,6 +184,9 @@ class Plain:
 
     def first_row(self, n_tokens: int) -> int:
         return 0
+
+    def held(self) -> tuple[int, ...]:
+        return ()
 
 
 class _Draw(Protocol):
@@ -284,6 +291,66 @@ class Inject(Plain):
             return injected_states(past, donor, at=self.at, donor_at=self.donor_at, start=start)
 
         return Edit(frozenset([layer]), past)
+
+
+@dataclass(frozen=True)
+class _Only(Plain):
+    """Another intervention, but written to some positions of the prompt alone. See `only_at`."""
+
+    writes_generated: ClassVar[bool] = False
+    inner: Intervention
+    at: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def first_layer(self) -> int:  # type: ignore[override]
+        return self.inner.first_layer
+
+    def first_row(self, n_tokens: int) -> int:
+        return self.at[0]
+
+    def held(self) -> tuple[int, ...]:
+        return self.at if self.inner.holds_past else self.inner.held()
+
+    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
+        at = np.array([position for position in self.at if position >= start], np.intp)
+        if not len(at):
+            return Edit()
+        first, end = int(at[0]), int(at[-1]) + 1
+        # What is written to a row depends on that row and its position alone: the rows between
+        # the first and the last one that are asked for are all that it has to see.
+        inner = self.inner.edit(layer, n_layer=n_layer, example=example, start=first)
+
+        def past(at_layer: int, past: FloatArray) -> FloatArray | None:
+            written = inner.past(at_layer, past[first - start : end - start])
+            if written is None:
+                return None
+            here = at[at < start + len(past)]
+            new = past.copy()
+            new[here - start] = written[here - first]
+            return new
+
+        return Edit(inner.layers, past)
+
+
+def only_at(intervention: Intervention, at: Iterable[int]) -> Intervention:
+    """The intervention with only these positions of the prompt written to.
+
+    The rest of the past computes on as usual from what is written, and so do generated tokens.
+    Draws are those that the whole intervention makes at these positions.
+    Raises LocalprobeError where it writes to no tokens, as skip does, or has its own positions.
+    """
+    positions = tuple(sorted(set(at)))
+    if not positions or positions[0] < 0:
+        raise ValueError(f"no positions of a prompt: {positions}")
+    if intervention.attention_off:
+        raise LocalprobeError(f"{intervention.name} writes to no tokens, so it takes no positions")
+    if intervention.needs_donor:
+        raise LocalprobeError(f"{intervention.name} has its own positions")
+    return _Only(intervention, positions)  # type: ignore[return-value]
 
 
 def by_name(name: str, seed: int, donor: Donor | None = None) -> Intervention:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from localprobe.engine.full import Answer, CleanRun, FullEngine, Stop
-from localprobe.engine.interventions import Donor, FloatArray, Intervention, by_name, kinds
+from localprobe.engine.interventions import Donor, FloatArray, Intervention, by_name, kinds, only_at
 from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import ModelError
 from localprobe.llama.model import Model
@@ -67,7 +67,8 @@ def _one_of_each_way(donor: Donor) -> list[Intervention]:
     for kind in kinds():
         way = kind.needs_donor, kind.holds_past, kind.attention_off
         ways.setdefault(way, by_name(kind.name, 0, donor))
-    return list(ways.values())
+    held = [only_at(each, [1]) for each in ways.values() if each.holds_past]
+    return [*ways.values(), *held]
 
 
 def _next_tokens(

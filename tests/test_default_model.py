@@ -36,6 +36,7 @@ def test_france_to_italy_flips_at_24(capsys: pytest.CaptureFixture[str]) -> None
     for row in result["rows"]:
         followed = "original" if row["p_original"] > row["p_modified"] else "modified"
         assert row["follows"] == followed
+        assert (row["layer"] >= result["flip_layer"]) == (followed == "original")
     assert result["model"]["sha256"].startswith("b179c952")
 
 

@@ -19,7 +19,7 @@ its name once it is registered: to add one, write its class here under `@registe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -99,7 +99,7 @@ class Donor:
     at, donor_at: positions in the prompt and in the donor, pairwise.
     """
 
-    states: Mapping[int, FloatArray]
+    states: Mapping[int, FloatArray] = field(repr=False)
     at: tuple[int, ...]
     donor_at: tuple[int, ...]
 
@@ -123,6 +123,8 @@ class Intervention(Protocol):
     k and above compute on from it as usual."""
     attention_off: ClassVar[bool]
     """Whether attention contributes nothing from block k on, and nothing is written."""
+    is_drawn: ClassVar[bool]
+    """Whether what is written depends on the seed."""
 
     @classmethod
     def build(cls, seed: int, donor: Donor | None) -> Intervention:
@@ -177,6 +179,7 @@ class Plain:
     writes_generated: ClassVar[bool] = True
     holds_past: ClassVar[bool] = False
     attention_off: ClassVar[bool] = False
+    is_drawn: ClassVar[bool] = False
 
     @classmethod
     def build(cls, seed: int, donor: Donor | None) -> Intervention:
@@ -199,6 +202,7 @@ class _Draw(Protocol):
 class _Redrawn(Plain):
     """Past tokens' states at the layer are drawn anew."""
 
+    is_drawn: ClassVar[bool] = True
     draw: ClassVar[_Draw]
     seed: int = 0
 
@@ -272,7 +276,7 @@ class Inject(Plain):
     name: ClassVar[str] = "inject"
     needs_donor: ClassVar[bool] = True
     writes_generated: ClassVar[bool] = False
-    donor: Mapping[int, FloatArray]
+    donor: Mapping[int, FloatArray] = field(repr=False)
     at: tuple[int, ...]
     donor_at: tuple[int, ...]
 
@@ -308,6 +312,10 @@ class _Only(Plain):
     @property
     def first_layer(self) -> int:  # type: ignore[override]
         return self.inner.first_layer
+
+    @property
+    def is_drawn(self) -> bool:  # type: ignore[override]
+        return self.inner.is_drawn
 
     def first_row(self, n_tokens: int) -> int:
         return self.at[0]
@@ -347,9 +355,11 @@ def only_at(intervention: Intervention, at: Iterable[int]) -> Intervention:
     if not positions or positions[0] < 0:
         raise ValueError(f"no positions of a prompt: {positions}")
     if intervention.attention_off:
-        raise LocalprobeError(f"{intervention.name} writes to no tokens, so it takes no positions")
+        raise LocalprobeError(
+            f"{intervention.name} writes to no tokens, so it cannot be made at some of them"
+        )
     if intervention.needs_donor:
-        raise LocalprobeError(f"{intervention.name} has its own positions")
+        raise LocalprobeError(f"{intervention.name} has positions of its own")
     return _Only(intervention, positions)  # type: ignore[return-value]
 
 

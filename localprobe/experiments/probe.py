@@ -198,7 +198,7 @@ def _unequal(n: int, n_donor: int) -> str:
     if n < n_donor:
         return f"; {n_donor} tokens for {n}: only the last of them"
     surplus = n - n_donor + 1
-    return f"; {n_donor} tokens for {n}: paired from the end, the first one at each of {surplus}"
+    return f"; {n_donor} tokens for {n}: paired from the end, the first {surplus} get the same"
 
 
 def paired(at: Sequence[int], donor_at: Sequence[int]) -> list[int]:

@@ -92,10 +92,8 @@ def swap_summary(rows: Sequence[SwapRow], flip: int | None, old: str, n_layer: i
             f"no flip: at layer {layers[-1]}, the last one shown, the answer does not follow {word}"
         )
     beyond = limits(SWAP, flip, layers, n_layer)
-    return (
-        f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on the answer follows "
-        f"{word}{beyond}"
-    )
+    place = f"{flip} ({flip / n_layer:.0%} of depth)"
+    return f"flip layer: {place}; from there on all follow {word}{beyond}"
 
 
 def bench_table(result: BenchResult) -> Table:

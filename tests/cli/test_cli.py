@@ -107,7 +107,7 @@ def test_probe_json_names_what_was_injected(run: Run) -> None:
     assert [token["text"] for token in injected["donor_tokens"]] == list("in Mali now")
     assert injected["text"] == (
         "`C|h|a|d` (3–6) gets `a|l|i` (4–6); 3 tokens for 4: paired from the end, "
-        "the first one at each of 2"
+        "the first 2 get the same"
     )
 
 

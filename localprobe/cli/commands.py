@@ -162,7 +162,9 @@ def show_swap(result: api.Swap, n_layer: int) -> None:
     console.print(Text(f"  swapped {how}, at {', '.join(map(str, plan.at))}"))
     console.print(Text(f"  {swap_legend(result.parting)}"))
     console.print(swap_table(console, result.rows, old, new))
-    console.print(Text(swap_summary(result.rows, result.flip_layer, old, n_layer), style="bold"))
+    console.print(
+        Text(swap_summary(result.rows, result.flip_layer, old, new, n_layer), style="bold")
+    )
 
 
 def sweep(

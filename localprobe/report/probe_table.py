@@ -53,10 +53,10 @@ def probe_table(console: Console, rows: Sequence[ProbeRow]) -> Table:
     layouts = _layouts(console, rows)
     table = layer_table()
     for patch in patches:
-        n = _n_draws(rows, patch)
-        times = "×" if speaks_unicode(console) else "x"
-        title = f"{patch} {times}{n}" if n > 1 else patch
-        table.add_column(title, no_wrap=True, max_width=layouts[patch].width, overflow="ellipsis")
+        n, width = _n_draws(rows, patch), layouts[patch].width
+        times = f" {'×' if speaks_unicode(console) else 'x'}{n}" if n > 1 else ""
+        title = patch if cell_len(patch + times) > width else patch + times
+        table.add_column(title, no_wrap=True, max_width=width, overflow="ellipsis")
     for layer in sorted({row.layer for row in rows}):
         shown = [_cell(console, cells.get((patch, layer)), layouts[patch]) for patch in patches]
         table.add_row(str(layer), *shown)

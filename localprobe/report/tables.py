@@ -84,13 +84,14 @@ def swap_legend(parting: Parting) -> str:
     )
 
 
-def swap_summary(rows: Sequence[SwapRow], flip: int | None, old: str, n_layer: int) -> str:
+def swap_summary(
+    rows: Sequence[SwapRow], flip: int | None, old: str, new: str, n_layer: int
+) -> str:
     """From which layer on every row shown follows the original."""
     layers, word = [row.layer for row in rows], visible(old)
     if flip is None:
-        return (
-            f"no flip: at layer {layers[-1]}, the last one shown, the answer does not follow {word}"
-        )
+        followed = visible(new) if rows[-1].follows == MODIFIED else "neither"
+        return f"no flip: at layer {layers[-1]}, the last one shown, the answer follows {followed}"
     beyond = limits(SWAP, flip, layers, n_layer)
     place = f"{flip} ({flip / n_layer:.0%} of depth)"
     return f"flip layer: {place}; from there on all follow {word}{beyond}"

@@ -246,7 +246,7 @@ def _drawn(
             if not each.is_drawn:
                 break
     if len(seeds) > 1 and not any(each.is_drawn for each, _ in wanted):
-        drawn = " and ".join(kind.name for kind in interventions.kinds() if kind.is_drawn)
+        drawn = " and ".join(interventions.drawn_names())
         raise LocalprobeError(f"--seeds is for {drawn}: nothing else is drawn")
     return wanted
 

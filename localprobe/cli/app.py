@@ -59,6 +59,7 @@ class _Command(TyperCommand):
         known = {
             "{all}": _listed(interventions.names()),
             "{donor}": _listed(set(interventions.names()) - set(tally.patches())),
+            "{drawn}": _listed(interventions.drawn_names()),
             "{sweepable}": _listed(tally.patches()),
             "{tasks}": _listed(NAMES),
         }
@@ -165,7 +166,7 @@ def probe(
         int,
         typer.Option(
             metavar="N",
-            help="Draws of random and shuffle: with this seed, the next one, and so on.",
+            help="Draws of {drawn}: with this seed, the next one, and so on.",
             min=1,
             max=1000,
         ),

@@ -166,6 +166,11 @@ def names(*, with_donor: bool = True) -> tuple[str, ...]:
     return tuple(kind.name for kind in kinds() if with_donor or not kind.needs_donor)
 
 
+def drawn_names() -> tuple[str, ...]:
+    """Those whose draws depend on a seed."""
+    return tuple(kind.name for kind in kinds() if kind.is_drawn)
+
+
 def first_layer(name: str) -> int:
     """The lowest layer at which an intervention is defined; 0 for what is none."""
     return _REGISTERED[name].first_layer if name in _REGISTERED else 0

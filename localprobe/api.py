@@ -46,7 +46,7 @@ class Model:
     the GPU, -1 for all. ctx: the longest sequence in tokens, 0 for that of the training.
     engine: "resume" computes only what changes, "full" makes whole passes.
     warn: is told, in a sentence, where resuming is not exact on this model and is not done.
-    tell: is told what takes its time at a model's first use.
+    tell: is told what takes its time, at a model's first use or since other programs are at work.
 
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
@@ -66,7 +66,9 @@ class Model:
         self._engine_name, self._warn, self._tell = engine, warn, tell
         self._warned = False
         self.loaded: LoadedModel = self._stack.enter_context(
-            open_model(str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx, warn=warn)
+            open_model(
+                str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx, warn=warn, tell=tell
+            )
         )
 
     def __repr__(self) -> str:
@@ -100,7 +102,9 @@ class Model:
         """What computes; batch: prompts that may share a decode."""
         engine, reason = choose_engine(self.loaded, self._engine_name, batch, tell=self._tell)
         if reason and not self._warned:
-            self._warn(f"computing whole passes, which is slower: {reason}")
+            self._warn(
+                f"computing whole passes, which is slower and gives the same results: {reason}"
+            )
             self._warned = True
         return engine
 

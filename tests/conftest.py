@@ -19,7 +19,17 @@ settings.register_profile("default", max_examples=50, derandomize=True)
 settings.register_profile("thorough", max_examples=1500)
 settings.load_profile("default")
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3", "gpt2")
+ARCHITECTURES = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt2",
+    "gptneox",
+)
 
 
 @pytest.fixture(scope="session")

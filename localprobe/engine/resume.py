@@ -219,9 +219,11 @@ class ResumeEngine(FullEngine):
     ) -> Iterator[tuple[int, int, Answer]]:
         """The answers of jobs that share decodes, layers going down: (job's place, layer, …)."""
         ready: _Batches | None = None
+        n_decodes = 0
         for below, layer in enumerate(layers):
             try:
-                if ready is None:
+                # Whoever is given an answer may use the model before asking for the next one.
+                if ready is None or self.model.n_decodes != n_decodes:
                     room = sum(len(job.run.prompt) + max_tokens for job in jobs)
                     self.model.reserve(room, len(jobs))
                     self._fill_prefix(jobs)
@@ -229,6 +231,7 @@ class ResumeEngine(FullEngine):
                 for job in jobs:
                     job.writing = None
                 self._layer(jobs, layer, max_tokens, ready)
+                n_decodes = self.model.n_decodes
             except NotFiniteError:
                 if len(jobs) > 1:
                     # One that is not finite spoils all that share its cache: each by itself.

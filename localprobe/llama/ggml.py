@@ -119,6 +119,15 @@ def write(address: int, rows: NDArray[np.float32], first_row: int = 0) -> None:
     _set(address, data.ctypes.data, first_row * 4 * data.shape[1], data.nbytes)
 
 
+def zero(address: int) -> None:
+    """Overwrite a contiguous float32 tensor with zeros. Raises ModelError for any other."""
+    tensor = at(address)
+    size = 4 * tensor.ne[0] * tensor.ne[1] * tensor.ne[2] * tensor.ne[3]
+    if tensor.type != GGML_TYPE_F32 or _nbytes(address) != size:
+        raise ModelError(f"the node {tensor.name.decode()} is not a contiguous float32 array")
+    _set(address, bytes(size), 0, size)
+
+
 def all_finite(type: int, address: int, size: int) -> bool:
     """Whether weights of a type, `size` bytes of whole blocks, are finite numbers."""
     return bool(_validate(type, address, size))
@@ -146,6 +155,7 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
     new_mul_mat = function("ggml_mul_mat", _ptr, _ptr, _ptr, _ptr)
     new_mul_mat_id = function("ggml_mul_mat_id", _ptr, _ptr, _ptr, _ptr, _ptr)
     new_set_rows = function("ggml_set_rows", _ptr, _ptr, _ptr, _ptr, _ptr)
+    new_cpy = function("ggml_cpy", _ptr, _ptr, _ptr, _ptr)
     new_view = function("ggml_view_1d", _ptr, _ptr, _ptr, ctypes.c_int64, _size)
     new_graph = function("ggml_new_graph", _ptr, _ptr)
     expand = function("ggml_build_forward_expand", None, _ptr, _ptr)
@@ -159,6 +169,7 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
         picked = new_get_rows(context, total, index)
         set_name(total, b"localprobe-proof")
         stored = new_set_rows(context, left, picked, index)
+        copied = new_cpy(context, left, right)
         view = new_view(context, right, 3, 12)
         product = new_mul_mat(context, left, right)
         chosen = new_mul_mat_id(context, left, right, new_1d(context, GGML_TYPE_I32, 5))
@@ -166,6 +177,7 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
             "ADD": at(total).op,
             "GET_ROWS": at(picked).op,
             "SET_ROWS": at(stored).op,
+            "CPY": at(copied).op,
             "MUL_MAT": at(product).op,
             "MUL_MAT_ID": at(chosen).op,
         }
@@ -177,6 +189,8 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
             all(0 < op < 64 and op_name(op) == name.encode() for name, op in ops.items())
             and at(view).view_src == right
             and at(view).view_offs == 12
+            and at(stored).view_src == left
+            and at(copied).view_src == right
             and at(total).name == b"localprobe-proof"
             and at(total).type == GGML_TYPE_F32
             and at(index).type == GGML_TYPE_I32
@@ -197,5 +211,5 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
 
 _OPS, FLAGS_PROVED = _prove_layout()
 OP_ADD, OP_GET_ROWS = _OPS["ADD"], _OPS["GET_ROWS"]
-OP_SET_ROWS = _OPS["SET_ROWS"]
+OP_SET_ROWS, OP_CPY = _OPS["SET_ROWS"], _OPS["CPY"]
 OP_MUL_MAT, OP_MUL_MAT_ID = _OPS["MUL_MAT"], _OPS["MUL_MAT_ID"]

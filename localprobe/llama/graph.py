@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
-from localprobe.llama.residual import FloatArray, original_name
+from localprobe.llama.residual import FloatArray, ForwardPass, original_name
 
 Indices = NDArray[np.intp]
 
@@ -45,8 +45,9 @@ class Recorder:
 class Graph:
     """The nodes of a graph by their number in compute order, and what they are.
 
-    state[k]: the state at layer k. add[j]: where block j adds its attention to the residual
-    stream. stores[j]: where block j writes its keys and values into the cache.
+    state[k]: the state at layer k. contribution[j]: what the attention of block j (anything that
+    mixes tokens) gives to the residual stream; None of a block that has none. stores[j]: where
+    block j writes its keys and values into the cache.
 
     Make it right after the decode that was recorded, while the graph is in memory.
     Raises ModelError when something is not found.
@@ -57,17 +58,20 @@ class Graph:
         self._number = {address: i for i, address in enumerate(addresses)}
         nodes = [ggml.at(address) for address in addresses]
         self._names = [node.name for node in nodes]
-        by_name = {name: i for i, name in enumerate(self._names)}
-        self._sources = [self._find_sources(node, by_name) for node in nodes]
+        self._by_name: dict[bytes, list[int]] = {}
+        for i, name in enumerate(self._names):
+            self._by_name.setdefault(name, []).append(i)
+        self._sources = [self._find_sources(i, node) for i, node in enumerate(nodes)]
         self.state = [self._names.index(embedding)]
         for block in range(n_layer):
             name = b"l_out-%d" % block
-            if name not in by_name:
+            if name not in self._by_name:
                 raise ModelError(f"the graph has no node {name.decode()}")
-            self.state.append(by_name[name])
-        self.add = [self._find_add(block, nodes) for block in range(n_layer)]
+            self.state.append(self._by_name[name][-1])
+        mixing = _Mixing(self, nodes)
+        self.contribution = [mixing.contribution(block) for block in range(n_layer)]
         self.stores = [
-            [i for i in self._block(block) if nodes[i].op == ggml.OP_SET_ROWS]
+            [i for i in self.block(block) if nodes[i].op == ggml.OP_SET_ROWS]
             for block in range(n_layer)
         ]
         self._embedded = self._find_tokens(nodes)
@@ -81,6 +85,14 @@ class Graph:
         memory = (ctypes.c_int32 * (size // 4)).from_address(self._base)
         self._words: NDArray[np.int32] = np.ctypeslib.as_array(memory)
         self._seen = self._fingerprint()
+
+    def contributions_from(self, block: int) -> dict[int, int]:
+        """By block, from this one on, the address of what its attention contributes."""
+        return {
+            number: self.addresses[node]
+            for number, node in enumerate(self.contribution)
+            if number >= block and node is not None
+        }
 
     # What to leave out
 
@@ -106,17 +118,10 @@ class Graph:
 
     def without_attention(self, layer: int, states: FloatArray) -> Part:
         """Go on from these states at a layer, with no attention. Every row must be an output."""
-
-        def start(address: int) -> None:
-            ggml.write(address, states)
-            ggml.write(self.addresses[self.add[layer]], states)
-
-        def carry(block: int) -> Callable[[int], None]:
-            add = self.addresses[self.add[block]]
-            return lambda address: ggml.write(add, ggml.read(address))
-
-        written = {self.state[block]: carry(block) for block in range(layer + 1, self._n_layer)}
-        return Part(self._all_but_mlp(layer), {self.state[layer]: start, **written})
+        written: dict[int, Callable[[int], None]] = {self.state[layer]: _write(states)}
+        # Each at its own turn: until then its place in memory may be that of others.
+        written |= {node: ggml.zero for node in self.contribution[layer:] if node is not None}
+        return Part(self._all_but_mlp(layer), written)
 
     @cache  # noqa: B019  a graph lives as long as its context
     def _all_but_stores(self, layer: int) -> Indices:
@@ -130,15 +135,9 @@ class Graph:
 
     @cache  # noqa: B019
     def _all_but_mlp(self, layer: int) -> Indices:
-        off = set(self.add[layer:])
-        roots = range(self.state[layer] + 1, len(self.addresses))
-        attention = {
-            i
-            for block in range(layer, self._n_layer)
-            for i in range(self.state[block] + 1, self.add[block] + 1)
-        }
-        needed = self._needed([i for i in roots if i not in attention], off | {self.state[layer]})
-        return self._complement(needed)
+        written = {self.state[layer], *(i for i in self.contribution[layer:] if i is not None)}
+        roots = range(self.state[-1] + 1, len(self.addresses))
+        return self._complement(self._needed(roots, written))
 
     @cached_property
     def _before(self) -> list[Indices]:
@@ -182,9 +181,13 @@ class Graph:
 
     # Flags
 
-    def is_in_memory(self) -> bool:
-        """Whether the nodes that lie in memory now are the ones that were learned."""
-        return np.array_equal(self._fingerprint(), self._seen)
+    def check_in_memory(self, first: int) -> None:
+        """Raise StaleGraphError where the nodes that lie in memory now are not those learned.
+
+        first: the address of the first node that is computed.
+        """
+        if first != self.addresses[0] or not np.array_equal(self._fingerprint(), self._seen):
+            raise StaleGraphError
 
     def switch(self, nodes: Indices, *, on: bool) -> None:
         """Set or clear the COMPUTE flag."""
@@ -202,31 +205,30 @@ class Graph:
 
     # Learning
 
-    def _find_sources(self, node: ggml.Tensor, by_name: Mapping[bytes, int]) -> list[int]:
-        found = []
-        for address in (*node.src, node.view_src):
-            if not address:
-                continue
-            number = self._number.get(address)
-            if number is None:
-                # A copy on another device stands for the node that it was copied from.
-                number = by_name.get(original_name(ggml.at(address).name))
-            if number is not None:
-                found.append(number)
-        return found
+    def numbers_of(self, address: int, before: int) -> list[int]:
+        """The nodes that an address stands for, as an operand of node `before`; none for a leaf.
 
-    def _block(self, block: int) -> range:
+        Between devices that is a copy, known by its name alone. Names are not unique: it may be of
+        any earlier node that is called so.
+        """
+        number = self._number.get(address)
+        if number is not None:
+            return [number]
+        copied = self._by_name.get(original_name(ggml.at(address).name), ())
+        return [earlier for earlier in copied if earlier < before]
+
+    def _find_sources(self, number: int, node: ggml.Tensor) -> list[int]:
+        return [
+            source for address in _operands(node) for source in self.numbers_of(address, number)
+        ]
+
+    def block(self, block: int) -> range:
+        """The nodes of a block, its state at the end included."""
         return range(self.state[block] + 1, self.state[block + 1] + 1)
 
-    def _find_add(self, block: int, nodes: list[ggml.Tensor]) -> int:
-        residual = {self.state[block]}
-        for i in self._block(block):
-            from_residual = residual.intersection(self._sources[i][:2])
-            if from_residual and nodes[i].op == ggml.OP_GET_ROWS:
-                residual.add(i)
-            if from_residual and nodes[i].op == ggml.OP_ADD:
-                return i
-        raise ModelError(f"block {block} does not add its attention to the residual stream")
+    def sources(self, node: int) -> list[int]:
+        """The nodes that a node is computed from."""
+        return self._sources[node]
 
     def _find_tokens(self, nodes: list[ggml.Tensor]) -> int:
         for number, node in enumerate(nodes):
@@ -234,6 +236,62 @@ class Graph:
             if is_lookup and original_name(ggml.at(node.src[1]).name) == b"inp_tokens":
                 return number
         raise ModelError("the graph does not say which token each row belongs to")
+
+
+class _Mixing:
+    """Where the tokens of a sequence see each other: all that depends on a cache."""
+
+    def __init__(self, graph: Graph, nodes: list[ggml.Tensor]) -> None:
+        self._graph, self._nodes = graph, nodes
+        leaves = [
+            [each for each in _operands(node) if not graph.numbers_of(each, i)]
+            for i, node in enumerate(nodes)
+        ]
+        stores = {node.view_src for node in nodes if node.op in (ggml.OP_SET_ROWS, ggml.OP_CPY)}
+        self._of_cache = [
+            any(leaf in stores or _leaf_name(leaf).startswith(b"cache_") for leaf in each)
+            for each in leaves
+        ]
+        of_tokens = [any(_leaf_name(leaf) == b"inp_tokens" for leaf in each) for each in leaves]
+        self._cache_alone = self._reached(self._of_cache) - self._reached(of_tokens)
+
+    def _reached(self, starts: list[bool]) -> set[int]:
+        reached = set[int]()
+        for i, start in enumerate(starts):
+            if start or reached.intersection(self._graph.sources(i)):
+                reached.add(i)
+        return reached
+
+    def contribution(self, block: int) -> int | None:
+        """What is mixed and then, for the first time in the block, added to what is not.
+
+        Covers norms, biases and scales behind the attention, and blocks that add attention and
+        feed-forward to the residual stream at once.
+        """
+        graph, nodes = self._graph, self._nodes
+        state = graph.state[block]
+        mixed, from_state = set(self._cache_alone), {state}
+        for i in graph.block(block):
+            if nodes[i].op == ggml.OP_ADD and nodes[i].ne[0] == nodes[state].ne[0]:
+                # The latest, where a copy may be of several.
+                added = [max(graph.numbers_of(each, i), default=-1) for each in nodes[i].src[:2]]
+                found = mixed.intersection(added)
+                if found and from_state.difference(mixed).intersection(added):
+                    return found.pop()
+            sources = graph.sources(i)
+            if self._of_cache[i] or mixed.intersection(sources):
+                mixed.add(i)
+            if from_state.intersection(sources):
+                from_state.add(i)
+        return None
+
+
+def _operands(node: ggml.Tensor) -> list[int]:
+    return [address for address in (*node.src, node.view_src) if address]
+
+
+def _leaf_name(leaf: int) -> bytes:
+    return original_name(ggml.at(leaf).name)
 
 
 def _weights(node: ggml.Tensor) -> int:
@@ -264,6 +322,28 @@ class Part:
     written: Mapping[int, Callable[[int], None]]
 
 
+class InGraph:
+    """A visitor that lets another one look, once the graph is known to be the one learned."""
+
+    def __init__(self, graph: Graph, visitor: ForwardPass) -> None:
+        self._graph, self._visitor = graph, visitor
+        self._started = False
+
+    def wants(self, address: int) -> bool:
+        if not self._started:
+            self._graph.check_in_memory(address)
+            self._started = True
+        return self._visitor.wants(address)
+
+    def computed(self, address: int) -> None:
+        self._visitor.computed(address)
+
+    def finish(self) -> None:
+        self._visitor.finish()
+
+    def restore(self) -> None: ...
+
+
 class Rerun:
     """A visitor that computes a part of a graph, with states written in.
 
@@ -289,14 +369,15 @@ class Rerun:
     def computed(self, address: int) -> None:
         self._at[address](address)
 
+    def finish(self) -> None: ...
+
     def restore(self) -> None:
         if self._started:
             self._graph.switch(self._off, on=True)
             self._started = False
 
     def _start(self, address: int) -> None:
-        if address != self._graph.addresses[0] or not self._graph.is_in_memory():
-            raise StaleGraphError
+        self._graph.check_in_memory(address)
         if not np.array_equal(self._graph.tokens(), self._tokens):
             raise ModelError("llama.cpp split or reordered the batch; its rows are not ours")
         self._started = True

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -13,12 +12,13 @@ import numpy as np
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
 from localprobe.llama import backend, ggml
 from localprobe.llama.batch import Batch, sequence_rows
-from localprobe.llama.graph import Graph, Part, Recorder, Rerun, StaleGraphError
+from localprobe.llama.graph import Graph, InGraph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.memory import check_fits
 from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
 from localprobe.llama.text import Vocabulary
+from localprobe.llama.threads import checked
 
 _CONTEXT_STEP = 256
 
@@ -39,10 +39,12 @@ class Model(Vocabulary):
         self._open_context: int | None = None
         self._n_ctx = 0
         self._n_sequences = 1
+        self.n_decodes = 0
+        """How many there were: whether somebody else has used the cache meanwhile."""
         self._hook = EvalHook()
         self._embedding: bytes | None = None
         self._graph: Graph | None = None
-        self._threads = _checked_threads(threads)
+        self._threads = checked(threads)
         super().__init__(path, gpu_layers)
         # llama.cpp turns positions by other factors once the context is longer than that of the
         # first training. Within a model it must be always the ones, or always the others.
@@ -101,9 +103,19 @@ class Model(Vocabulary):
 
         Raises ModelError when the graph lacks what the edit needs.
         """
-        visitor = ForwardPass(self._embedding_name(), self.n_layer, self.n_embd, rows, edit)
-        logits = self._decode(rows, visitor)
-        visitor.finish()
+        off = edit.attention_off_from
+
+        def visitor(contributions: Mapping[int, int]) -> ForwardPass:
+            name = self._embedding_name()
+            return ForwardPass(name, self.n_layer, self.n_embd, rows, edit, contributions)
+
+        if off is not None:
+            return self._decode_in_graph(
+                rows, lambda graph: InGraph(graph, visitor(graph.contributions_from(off)))
+            )
+        whole = visitor({})
+        logits = self._decode(rows, whole)
+        whole.finish()
         return logits
 
     def decode_part(
@@ -118,11 +130,21 @@ class Model(Vocabulary):
         part: given the graph, which nodes are left out, and what is written in their places.
         Raises ModelError when the graph cannot be taken apart.
         """
+        return self._decode_in_graph(
+            rows, lambda graph: Rerun(graph, rows.tokens, part(graph)), want_logits
+        )
+
+    def _decode_in_graph(
+        self, rows: Batch, visitor_of: Callable[[Graph], Rerun | InGraph], want_logits: bool = True
+    ) -> FloatArray:
+        """A decode by a visitor that knows the graph, which is learned anew where it is another."""
         for _ in range(2):
             if self._graph is not None:
-                visitor = Rerun(self._graph, rows.tokens, part(self._graph))
+                visitor = visitor_of(self._graph)
                 try:
-                    return self._decode(rows, visitor, want_logits)
+                    logits = self._decode(rows, visitor, want_logits)
+                    visitor.finish()
+                    return logits
                 except StaleGraphError:
                     self._forget_rows(rows)
                 finally:
@@ -148,9 +170,9 @@ class Model(Vocabulary):
         self._decode(rows, recorder)
         self._graph = Graph(recorder.addresses, embedding, self.n_layer)
 
-    def clear(self) -> None:
-        """Forget every sequence. The cache keeps its data, in the same cells."""
-        llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
+    def clear(self, *, wipe: bool = False) -> None:
+        """Forget every sequence. Unless it is wiped, the cache keeps its data in the same cells."""
+        llama.llama_memory_clear(llama.llama_get_memory(self._context), wipe)
 
     def forget(self, sequence: int, start: int) -> None:
         """Forget a sequence's tokens at positions `start` and after."""
@@ -175,6 +197,7 @@ class Model(Vocabulary):
         if len(rows.output_rows) > self._n_sequences:
             raise ValueError("more logits are asked for than was reserved")  # llama.cpp aborts
         backend.forget_errors()
+        self.n_decodes += 1
         with self._hook.armed(visitor):
             status = llama.llama_decode(self._context, rows.llama)
         if status != 0:
@@ -260,16 +283,3 @@ class Model(Vocabulary):
                 raise ModelError("no residual stream was found before the first block")
             self._embedding = search.name
         return self._embedding
-
-
-def _checked_threads(threads: int) -> int:
-    """0: as many as there are cores. Raises LocalprobeError where they would stand in each
-    other's way: llama.cpp's threads wait for each other in loops.
-    """
-    cores = os.cpu_count() or 1
-    if threads > 4 * cores:
-        raise LocalprobeError(
-            f"{threads} threads are too many for the {cores} cores of this machine; more than "
-            f"{cores} make it slower"
-        )
-    return threads or cores

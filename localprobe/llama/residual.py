@@ -7,7 +7,8 @@ Rows follow the order of the batch; that is checked in every pass, not assumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -78,77 +79,60 @@ class EmbeddingSearch:
 class ForwardPass:
     """A visitor that carries out an edit in the graph of one decode.
 
+    contributions: where the attention is off, the nodes with what it contributes, by block.
     Call `finish` after the decode: it raises ModelError when something that the edit needs did
     not turn up in the graph.
     """
 
     def __init__(
-        self, embedding: bytes, n_layer: int, n_embd: int, rows: Batch, edit: Edit
+        self,
+        embedding: bytes,
+        n_layer: int,
+        n_embd: int,
+        rows: Batch,
+        edit: Edit,
+        contributions: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self._layer_of = {b"l_out-%d" % block: block + 1 for block in range(n_layer - 1)}
         self._layer_of[embedding] = 0
         self._shape = [n_embd, len(rows), 1, 1]
         self._rows = rows
         self._edit = edit
-        off_from = edit.attention_off_from
-        self._off = frozenset(() if off_from is None else range(off_from, n_layer))
-        self._missing_states = set(edit.layers | self._off)
-        self._missing_adds = set(self._off)
+        self._missing_states = set(edit.layers)
+        self._off = {address: block for block, address in contributions.items()}
         self._order_seen = False
         self._layer = -1
-        self._state_names: set[bytes] = set()
-        self._residual: FloatArray | None = None
 
     def wants(self, address: int) -> bool:
         tensor = ggml.at(address)
-        name = tensor.name
         if tensor.op == ggml.OP_GET_ROWS:
             self._look_at_rows(tensor)
-        layer = self._layer_of.get(name)
+        layer = self._layer_of.get(tensor.name)
         if layer is not None:
-            self._layer, self._state_names = layer, {name}
+            self._layer = layer
             return layer in self._missing_states
-        return self._is_residual_add(tensor)
+        return address in self._off
 
     def computed(self, address: int) -> None:
-        layer = self._layer_of.get(ggml.at(address).name)
-        if layer is None:
+        if address in self._off:
             self._drop_attention(address)
         else:
-            self._edit_state(layer, address)
+            self._edit_state(self._layer, address)
 
     def finish(self) -> None:
         if not self._order_seen:
             raise ModelError("the graph does not say which token each row belongs to")
         if self._missing_states:
             raise ModelError(f"the graph has no state at layer {min(self._missing_states)}")
-        if self._missing_adds:
-            raise ModelError(
-                f"the graph does not add block {min(self._missing_adds)}'s attention "
-                "to the residual stream"
-            )
+        if self._off:
+            raise ModelError(f"block {min(self._off.values())} contributes no attention")
 
     def _look_at_rows(self, tensor: ggml.Tensor) -> None:
-        source, index = tensor.src[0], tensor.src[1]
+        index = tensor.src[1]
         if index and original_name(ggml.at(index).name) == b"inp_tokens":
             if not np.array_equal(ggml.read(index), self._rows.tokens):
                 raise ModelError("llama.cpp split or reordered the batch; its rows are not ours")
             self._order_seen = True
-        elif source and original_name(ggml.at(source).name) in self._state_names:
-            # The last block goes on with the rows whose logits were asked for.
-            self._state_names.add(tensor.name)
-
-    def _is_residual_add(self, tensor: ggml.Tensor) -> bool:
-        """Whether this node adds the attention's contribution of a block that is switched off."""
-        return (
-            tensor.op == ggml.OP_ADD
-            and self._layer in self._missing_adds
-            and any(
-                original_name(ggml.at(source).name) in self._state_names
-                for source in tensor.src[:2]
-                if source
-            )
-        )
 
     def _edit_state(self, layer: int, address: int) -> None:
         if list(ggml.at(address).ne) != self._shape:
@@ -156,23 +140,14 @@ class ForwardPass:
                 f"the state at layer {layer} has shape {list(ggml.at(address).ne)}, "
                 f"not {self._shape}"
             )
-        states: FloatArray = ggml.read(address)
-        if layer in self._edit.layers:
-            edited = self._edit.apply(layer, states)
-            if edited is not None:
-                ggml.write(address, edited)
-                states = edited
-        if layer in self._off:
-            self._residual = states
+        edited = self._edit.apply(layer, ggml.read(address))
+        if edited is not None:
+            ggml.write(address, edited)
         self._missing_states.discard(layer)
 
     def _drop_attention(self, address: int) -> None:
-        # residual + attention := residual. Exact for any norm, bias or scale on the attention.
-        assert self._residual is not None
-        whole = ggml.at(address).ne[1] == len(self._rows)
-        rows = self._residual if whole else self._residual[self._rows.output_rows]
-        ggml.write(address, rows)
-        self._missing_adds.discard(self._layer)
+        ggml.zero(address)
+        del self._off[address]
 
 
 def original_name(name: bytes) -> bytes:

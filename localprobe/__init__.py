@@ -22,3 +22,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("localprobe.api"), name)
     raise AttributeError(f"module 'localprobe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

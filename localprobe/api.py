@@ -17,15 +17,17 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from localprobe.engine import interventions
+from localprobe.engine.answers import softmax
 from localprobe.engine.full import Answer, FullEngine
+from localprobe.engine.interventions import Intervention, only_at
 from localprobe.engine.layers import Layers, layers_text, parse_layers
 from localprobe.engine.resume import BATCH_SIZE
 from localprobe.errors import LocalprobeError, NotFiniteError
 from localprobe.experiments import probe as probing
 from localprobe.experiments import swap as swapping
 from localprobe.experiments.experiment import Experiment, encoder
-from localprobe.experiments.probe import ProbeRow
-from localprobe.experiments.swap import SwapPlan, SwapRow
+from localprobe.experiments.probe import Injection, ProbeRow
+from localprobe.experiments.swap import Parting, SwapPlan, SwapRow
 from localprobe.models.opening import RESUME, LoadedModel, choose_engine, model_record, open_model
 from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.runs.folder import RunFolder
@@ -69,6 +71,9 @@ class Model:
             )
         )
 
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.n_layer} blocks)"
+
     def __enter__(self) -> Model:
         return self
 
@@ -104,18 +109,49 @@ class Model:
         return engine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Probe:
     """Answers to one prompt. tokens: of the prompt. rows: by intervention, layers ascending.
 
-    injected: in words, which donor positions went where.
+    at: the only positions that were written to; None for all past tokens. written: the same in
+    words. injection: what was injected there, if anything.
+    p_clean: the clean model's probability of the clean answer's first token, whose text is
+    first_token; empty for an end token.
     """
 
     prompt: str
     tokens: tuple[int, ...]
     clean: Answer
     rows: list[ProbeRow]
-    injected: str | None = None
+    at: tuple[int, ...] | None = None
+    written: str | None = None
+    injection: Injection | None = None
+    p_clean: float = float("nan")
+    first_token: str = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Probe {_cut(self.prompt)}, clean answer {_cut(self.clean.text)}: "
+            f"{', '.join(self.patches)}; {len(self.rows)} rows>"
+        )
+
+    @property
+    def injected(self) -> str | None:
+        """In words, which tokens of the donor went where."""
+        return None if self.injection is None else self.injection.text
+
+    @property
+    def patches(self) -> tuple[str, ...]:
+        """The interventions that were made."""
+        return tuple(dict.fromkeys(row.patch for row in self.rows))
+
+    def survives_from(self, patch: str) -> int | None:
+        """The layer from which on all rows of an intervention have the clean answer, if any."""
+        return probing.survives_from([row for row in self.rows if row.patch == patch])
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:39] + "…")
 
 
 def probe(
@@ -126,6 +162,7 @@ def probe(
     layers: Layers = "all",
     max_tokens: int = 8,
     seed: int = 0,
+    seeds: int = 1,
     donor: str | None = None,
     at: str | int | None = None,
     donor_at: str | int | None = None,
@@ -134,12 +171,21 @@ def probe(
 ) -> Probe:
     """The answers to a prompt under each intervention at each layer.
 
-    patches: names of interventions; all that need no donor if None.
-    layers: "all", "12", "3,7,12", "0:30:2", "-5:", or numbers. inject needs a donor text and
-    positions, each an index or a word.
-    watch: given the rows as they come and their number, shows progress.
+    patches: names of interventions; all that need no donor if None, of which those that write to
+    tokens where `at` says to which.
+    layers: "all", "12", "3,7,12", "0:30:2", "-5:", or numbers.
+    seeds: how many draws there are of interventions that are drawn: seed, seed + 1, …
+    at: the only token that is written to, an index, or a word for all of its tokens; inject needs
+    it, a donor text, and donor_at, a position in that.
+    watch: given the rows as they come, one a draw, and their number, shows progress.
     Raises LocalprobeError for anything that cannot be done.
     """
+    if patches is None and at is not None:
+        patches = [
+            kind.name
+            for kind in interventions.kinds()
+            if not (kind.needs_donor or kind.attention_off)
+        ]
     patches = _several(patches)
     check_patches(patches)
     injects = [patch for patch in patches if patch not in interventions.names(with_donor=False)]
@@ -147,28 +193,66 @@ def probe(
         raise LocalprobeError(
             f"{injects[0]} needs --donor TEXT, --at POSITION and --donor-at POSITION"
         )
-    if not injects and (donor, at, donor_at) != (None, None, None):
-        raise LocalprobeError("--donor, --at and --donor-at are for --patch inject")
+    if not injects and (donor, donor_at) != (None, None):
+        raise LocalprobeError("--donor and --donor-at are for --patch inject")
+    if seeds < 1:
+        raise LocalprobeError(f"seeds must be at least 1, not {seeds}")
     engine = model.engine()
     encode = encoder(engine, chat=chat)
     tokens = encode.tokens(prompt)
     engine.model.check_length(len(tokens) + max_tokens)
     chosen = parse_layers(layers_text(layers), model.n_layer)
-    found_donor = None
+    positions, injection = None, None
+    if at is not None:
+        positions = tuple(probing.find_past(encode, str(at), prompt, tokens))
     if injects and donor is not None:
-        found_donor = probing.find_donor(
+        injection = probing.find_donor(
             engine, encode, prompt, donor, str(at), str(donor_at), chosen
         )
-    wanted = [interventions.by_name(patch, seed, found_donor) for patch in patches]
-    n_cells = sum(len(interventions.defined_layers(each, chosen)) for each in wanted)
+    wanted = _drawn(patches, range(seed, seed + seeds), injection, positions)
+    n_cells = sum(len(interventions.defined_layers(each, chosen)) for each, _ in wanted)
     (run,) = engine.clean([tokens], chosen, max_tokens=max_tokens, stops=[None])
     if not run.answer.is_finite:
         raise NotFiniteError("the model's logits after the prompt are not finite numbers")
     found = probing.probe(engine, run, wanted, chosen, max_tokens=max_tokens)
-    order = {each.name: place for place, each in enumerate(wanted)}
-    rows = sorted(watch(found, n_cells), key=lambda row: (order[row.patch], row.layer))
-    injected = None if found_donor is None else probing.describe(found_donor)
-    return Probe(prompt, tuple(tokens), run.answer, rows, injected)
+    rows = probing.gathered(watch(found, n_cells))
+    rows.sort(key=lambda row: (patches.index(row.patch), row.layer))
+    first = run.answer.all_tokens[0]
+    return Probe(
+        prompt,
+        tuple(tokens),
+        run.answer,
+        rows,
+        positions,
+        None if positions is None else probing.named(encode, tokens, positions),
+        injection,
+        float(softmax(run.answer.logits)[first]),
+        engine.model.detokenize([first]),
+    )
+
+
+def _drawn(
+    patches: Sequence[str],
+    seeds: Sequence[int],
+    injection: Injection | None,
+    at: Sequence[int] | None,
+) -> list[tuple[Intervention, int | None]]:
+    """The interventions, those that are drawn once for each seed; at: restricted to positions."""
+    wanted: list[tuple[Intervention, int | None]] = []
+    for patch in patches:
+        for seed in seeds:
+            each = interventions.by_name(
+                patch, seed, None if injection is None else injection.donor
+            )
+            if at is not None and not each.needs_donor:
+                each = only_at(each, at)
+            wanted.append((each, seed if each.is_drawn else None))
+            if not each.is_drawn:
+                break
+    if len(seeds) > 1 and not any(each.is_drawn for each, _ in wanted):
+        drawn = " and ".join(interventions.drawn_names())
+        raise LocalprobeError(f"--seeds is for {drawn}: nothing else is drawn")
+    return wanted
 
 
 def _several(patches: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -191,11 +275,12 @@ def check_patches(patches: Sequence[str]) -> None:
         interventions.check_name(patch)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Swap:
     """A swap on one prompt. original, modified: the clean answers to the prompt and the donor.
 
-    flip_layer: from there on, up to the last row, P(original) > P(modified); None if nowhere.
+    parting: the tokens in which they part, whose probabilities the rows give.
+    flip_layer: from there on, up to the last row, every row follows the original; None if nowhere.
     """
 
     prompt: str
@@ -205,6 +290,13 @@ class Swap:
     original: Answer
     modified: Answer
     rows: list[SwapRow]
+    parting: Parting
+
+    def __repr__(self) -> str:
+        return (
+            f"<Swap {_cut(self.prompt)}, {_cut(self.old)} for {_cut(self.new)}: "
+            f"{len(self.rows)} rows, flip layer {self.flip_layer}>"
+        )
 
     @property
     def flip_layer(self) -> int | None:
@@ -232,7 +324,7 @@ def swap(
     engine.model.check_length(max(len(plan.prompt), len(plan.donor)) + max_tokens)
     found = swapping.Swap(engine, plan, chosen, max_tokens)
     rows = found.rows(watch)
-    return Swap(prompt, old, new, plan, found.original, found.modified, rows)
+    return Swap(prompt, old, new, plan, found.original, found.modified, rows, found.parting)
 
 
 class RunningSweep:

@@ -93,6 +93,26 @@ def test_names_are_there_without_loading_llama() -> None:
         _ = localprobe.sweeep
 
 
+def test_dir_shows_the_public_names() -> None:
+    assert set(localprobe.__all__) <= set(dir(localprobe))
+    assert {"__version__", "__doc__"} <= set(dir(localprobe))
+    assert not {"Any", "import_module", "TYPE_CHECKING"} & set(dir(localprobe))
+
+
+def test_records_are_short_to_look_at(tiny_model: Model) -> None:
+    probed = probe(tiny_model, "in Chad " * 20, ["random", "skip"], seeds=3, max_tokens=2)
+    swapped = swap(tiny_model, "in Chad now", "Chad", "Mali", max_tokens=2)
+    run = sweep(tiny_model, "capitals", "skip", n=1, all_examples=True, progress=False)
+    records = [tiny_model, probed, swapped, run, probed.clean, probed.rows[0], swapped.rows[0]]
+    for record in [*records, probed.rows[0].top[0], swapped.plan, swapped.parting]:
+        assert len(repr(record)) < 400
+        assert "array" not in repr(record)
+    assert repr(tiny_model) == "Model('llama', 4 blocks)"
+    assert repr(probed).endswith(": random, skip; 8 rows>")
+    assert f"flip layer {swapped.flip_layer}>" in repr(swapped)
+    assert "skip; 5 rows>" in repr(run)
+
+
 def test_layers_and_interventions_as_python_has_them(tiny_model: Model) -> None:
     def layers(**chosen: Any) -> list[int]:
         return [row.layer for row in probe(tiny_model, "in Chad", "skip", **chosen).rows]

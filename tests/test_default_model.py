@@ -39,6 +39,7 @@ def test_france_to_italy_flips_at_24(capsys: pytest.CaptureFixture[str]) -> None
     for row in result["rows"]:
         followed = "original" if row["p_original"] > row["p_modified"] else "modified"
         assert row["follows"] == followed
+        assert (row["layer"] >= result["flip_layer"]) == (followed == "original")
     assert result["model"]["sha256"].startswith("b179c952")
 
 
@@ -48,11 +49,19 @@ def test_the_demo_is_that_of_the_readme(capsys: pytest.CaptureFixture[str]) -> N
     shown = readme.partition("<!-- install-and-demo -->")[2].split("```\n")[3]
     assert main(["demo"]) == 0
 
-    def lines(text: str) -> list[str]:
-        found = [line for line in text.strip().splitlines() if line and "elapsed" not in line]
-        return [line if line.startswith("capitals") else line.split()[0] for line in found]
+    assert first_words(capsys.readouterr().out) == first_words(shown)
 
-    assert lines(capsys.readouterr().out) == lines(shown)
+
+def first_words(text: str) -> list[str]:
+    found = [line for line in text.strip().splitlines() if line and "elapsed" not in line]
+    return [line if line.startswith("capitals") else line.split()[0] for line in found]
+
+
+def test_the_probe_is_that_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    _, command, _, shown, *_ = readme.partition("<!-- probe -->")[2].split("```\n")
+    assert main(shlex.split(command)[1:]) == 0
+    assert first_words(capsys.readouterr().out) == first_words(shown)
 
 
 def test_a_small_sweep_has_the_papers_shape(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,7 @@ class _Command(TyperCommand):
         known = {
             "{all}": _listed(interventions.names()),
             "{donor}": _listed(set(interventions.names()) - set(tally.patches())),
+            "{drawn}": _listed(interventions.drawn_names()),
             "{sweepable}": _listed(tally.patches()),
             "{tasks}": _listed(NAMES),
         }
@@ -147,23 +148,43 @@ def probe(
     ] = None,
     at: Annotated[
         Optional[str],
-        typer.Option(help="For inject: the token written to, an index or a word (its last place)."),
+        typer.Option(
+            help="Write to this token alone, an index, or to all of a word (its last place); skip "
+            "writes to none. For inject: where to."
+        ),
     ] = None,
     donor_at: Annotated[
         Optional[str],
-        typer.Option(help="For inject: the donor's token, an index or a word (its last place)."),
+        typer.Option(
+            help="For inject: the donor's token or word, whose states are injected, in "
+            "pairs from the end."
+        ),
     ] = None,
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     seed: Seed = 0,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Draws of {drawn}: with this seed, the next one, and so on.",
+            min=1,
+            max=1000,
+        ),
+    ] = 1,
     chat: Chat = False,
     json: Json = False,
 ) -> None:
-    """One prompt: the answer at each layer under each intervention."""
+    """One prompt: the answer at each layer under each intervention.
+
+    Each cell: the probability of the clean answer's first token, ✓ (*) where the whole answer is
+    the clean one, token for token, and the answer. An intervention survives from the layer on from
+    which every answer shown is the clean one.
+    """
     from localprobe.cli import commands
 
     commands.probe(
         prompt=prompt,
-        patches=_names(patch),
+        patches=_names(patch) if patch else None,
         layers=layers,
         max_tokens=max_tokens,
         donor=donor,
@@ -171,6 +192,7 @@ def probe(
         donor_at=donor_at,
         model=choice,
         seed=seed,
+        seeds=seeds,
         chat=chat,
         json=json,
     )
@@ -190,7 +212,13 @@ def swap(
     chat: Chat = False,
     json: Json = False,
 ) -> None:
-    """Swap OLD for NEW at one layer: what does the answer follow?"""
+    """Swap OLD for NEW at one layer: what does the answer follow?
+
+    P is the probability of the first token of each clean answer, with OLD and with NEW; where both
+    begin alike, of the first token in which they differ, after what they share. The answer follows
+    the one whose way it goes up to that token, or neither. From the flip layer on, every answer
+    shown follows OLD.
+    """
     from localprobe.cli import commands
 
     commands.swap(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from localprobe import api
 from localprobe.cli.options import ModelChoice
+from localprobe.engine.interventions import names
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.experiments import bench as benchmark
 from localprobe.experiments.experiment import Experiment
@@ -27,9 +28,16 @@ from localprobe.models.prepare import check_type, manifest_of, measured, prepare
 from localprobe.prompts.encoder import read_prompt, unescape
 from localprobe.prompts.words import is_word
 from localprobe.report import documents
-from localprobe.report.score_table import limits
+from localprobe.report.probe_table import probe_legend, probe_summary, probe_table
 from localprobe.report.sweep_view import SweepView, run_with_bar
-from localprobe.report.tables import bench_table, facts, probe_table, swap_table
+from localprobe.report.tables import (
+    bench_table,
+    facts,
+    shown_token,
+    swap_legend,
+    swap_summary,
+    swap_table,
+)
 from localprobe.report.terminal import (
     answered,
     clipped,
@@ -41,7 +49,7 @@ from localprobe.report.terminal import (
     with_bar,
 )
 from localprobe.runs.manifest import Manifest, described
-from localprobe.runs.tally import SWAP, Tally
+from localprobe.runs.tally import Tally
 from localprobe.tasks.squad import plain_text
 
 _GO_ON = "what is done is in {0}; to go on, run it again with --out {0}"
@@ -50,7 +58,7 @@ _GO_ON = "what is done is in {0}; to go on, run it again with --out {0}"
 def probe(
     *,
     prompt: str,
-    patches: Sequence[str],
+    patches: Sequence[str] | None,
     layers: str,
     max_tokens: int,
     donor: str | None,
@@ -58,12 +66,14 @@ def probe(
     donor_at: str | None,
     model: ModelChoice,
     seed: int,
+    seeds: int,
     chat: bool,
     json: bool,
 ) -> None:
     text = read_prompt(prompt)
     donor_text = None if donor is None else read_prompt(donor, "the donor")
-    api.check_patches(patches)
+    if patches is not None:
+        api.check_patches(patches)
     with model.open() as opened:
         result = api.probe(
             opened,
@@ -72,6 +82,7 @@ def probe(
             layers=layers,
             max_tokens=max_tokens,
             seed=seed,
+            seeds=seeds,
             donor=donor_text,
             at=at,
             donor_at=donor_at,
@@ -81,14 +92,26 @@ def probe(
         if json:
             print_document(documents.probe_document(opened.loaded, result))
             return
-        console = stdout_console()
-        console.print(_model_line(opened.loaded))
-        console.print(Text(f"prompt: {visible(text)}"))
-        if result.injected:
-            console.print(Text(f"injected: {result.injected}"))
-        clean = result.clean.text
-        console.print(Text.assemble("clean answer: ", answered(clean), style="bold"))
-        console.print(probe_table(console, result.rows, clean))
+        stdout_console().print(_model_line(opened.loaded))
+        show_probe(result, opened.n_layer)
+
+
+def show_probe(result: api.Probe, n_layer: int) -> None:
+    """The table of a probe with what it needs to be understood."""
+    console = stdout_console()
+    console.print(Text(f"prompt: {visible(result.prompt)}"))
+    if result.injected:
+        console.print(Text(f"injected: {visible(result.injected)}"))
+    if result.written and set(result.patches) & set(names(with_donor=False)):
+        console.print(Text(f"written to: {visible(result.written)} alone"))
+    clean = answered(result.clean.text)
+    console.print(
+        Text.assemble("clean answer: ", clean, f" (P {result.p_clean:.2f})", style="bold")
+    )
+    first = shown_token(result.first_token)
+    console.print(Text(probe_legend(console, result.rows, first)))
+    console.print(probe_table(console, result.rows))
+    console.print(probe_summary(result.rows, n_layer))
 
 
 def swap(
@@ -139,16 +162,10 @@ def show_swap(result: api.Swap, n_layer: int) -> None:
         else "last token of the word only: the words have unequal numbers of tokens"
     )
     console.print(Text(f"  swapped {how}, at {', '.join(map(str, plan.at))}"))
+    console.print(Text(f"  {swap_legend(result.parting)}"))
     console.print(swap_table(console, result.rows, old, new))
-    flip, layers = result.flip_layer, [row.layer for row in result.rows]
     console.print(
-        Text(
-            f"flip layer: {flip} ({flip / n_layer:.0%} of depth); from there on {visible(old)} wins"
-            f"{limits(SWAP, flip, layers, n_layer)}"
-            if flip is not None
-            else f"no flip: at the last layer shown {visible(new)} still wins",
-            style="bold",
-        )
+        Text(swap_summary(result.rows, result.flip_layer, old, new, n_layer), style="bold")
     )
 
 

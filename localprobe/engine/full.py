@@ -8,7 +8,7 @@ engine.answer(prompt, max_tokens=8, intervention=Skip(), layer=20)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Answer:
 
     tokens: tuple[int, ...]
     text: str
-    logits: FloatArray
+    logits: FloatArray = field(repr=False)
     end: int | None = None
     margin: float = np.inf
     is_finite: bool = True
@@ -59,7 +59,7 @@ class CleanRun:
     prompt: tuple[int, ...]
     answer: Answer
     tokens: tuple[int, ...]
-    states: Mapping[int, FloatArray]
+    states: Mapping[int, FloatArray] = field(repr=False)
 
 
 class FullEngine:

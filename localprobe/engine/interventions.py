@@ -18,8 +18,8 @@ its name once it is registered: to add one, write its class here under `@registe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -99,7 +99,7 @@ class Donor:
     at, donor_at: positions in the prompt and in the donor, pairwise.
     """
 
-    states: Mapping[int, FloatArray]
+    states: Mapping[int, FloatArray] = field(repr=False)
     at: tuple[int, ...]
     donor_at: tuple[int, ...]
 
@@ -123,6 +123,8 @@ class Intervention(Protocol):
     k and above compute on from it as usual."""
     attention_off: ClassVar[bool]
     """Whether attention contributes nothing from block k on, and nothing is written."""
+    is_drawn: ClassVar[bool]
+    """Whether what is written depends on the seed."""
 
     @classmethod
     def build(cls, seed: int, donor: Donor | None) -> Intervention:
@@ -130,6 +132,10 @@ class Intervention(Protocol):
 
     def first_row(self, n_tokens: int) -> int:
         """The first row that it changes, of a prompt of so many tokens, for its last one."""
+
+    def held(self) -> tuple[int, ...]:
+        """Positions that have, in every block from k on, what is written there at layer k, while
+        the others compute on from it as usual. Where all past tokens do: see `holds_past`."""
 
     def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
         """What to do at `layer` when the first row of the pass stands at position `start`."""
@@ -160,6 +166,11 @@ def names(*, with_donor: bool = True) -> tuple[str, ...]:
     return tuple(kind.name for kind in kinds() if with_donor or not kind.needs_donor)
 
 
+def drawn_names() -> tuple[str, ...]:
+    """Those whose draws depend on a seed."""
+    return tuple(kind.name for kind in kinds() if kind.is_drawn)
+
+
 def first_layer(name: str) -> int:
     """The lowest layer at which an intervention is defined; 0 for what is none."""
     return _REGISTERED[name].first_layer if name in _REGISTERED else 0
@@ -173,6 +184,7 @@ class Plain:
     writes_generated: ClassVar[bool] = True
     holds_past: ClassVar[bool] = False
     attention_off: ClassVar[bool] = False
+    is_drawn: ClassVar[bool] = False
 
     @classmethod
     def build(cls, seed: int, donor: Donor | None) -> Intervention:
@@ -180,6 +192,9 @@ class Plain:
 
     def first_row(self, n_tokens: int) -> int:
         return 0
+
+    def held(self) -> tuple[int, ...]:
+        return ()
 
 
 class _Draw(Protocol):
@@ -192,6 +207,7 @@ class _Draw(Protocol):
 class _Redrawn(Plain):
     """Past tokens' states at the layer are drawn anew."""
 
+    is_drawn: ClassVar[bool] = True
     draw: ClassVar[_Draw]
     seed: int = 0
 
@@ -265,7 +281,7 @@ class Inject(Plain):
     name: ClassVar[str] = "inject"
     needs_donor: ClassVar[bool] = True
     writes_generated: ClassVar[bool] = False
-    donor: Mapping[int, FloatArray]
+    donor: Mapping[int, FloatArray] = field(repr=False)
     at: tuple[int, ...]
     donor_at: tuple[int, ...]
 
@@ -284,6 +300,72 @@ class Inject(Plain):
             return injected_states(past, donor, at=self.at, donor_at=self.donor_at, start=start)
 
         return Edit(frozenset([layer]), past)
+
+
+@dataclass(frozen=True)
+class _Only(Plain):
+    """Another intervention, but written to some positions of the prompt alone. See `only_at`."""
+
+    writes_generated: ClassVar[bool] = False
+    inner: Intervention
+    at: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def first_layer(self) -> int:  # type: ignore[override]
+        return self.inner.first_layer
+
+    @property
+    def is_drawn(self) -> bool:  # type: ignore[override]
+        return self.inner.is_drawn
+
+    def first_row(self, n_tokens: int) -> int:
+        return self.at[0]
+
+    def held(self) -> tuple[int, ...]:
+        return self.at if self.inner.holds_past else self.inner.held()
+
+    def edit(self, layer: int, *, n_layer: int, example: int, start: int) -> Edit:
+        at = np.array([position for position in self.at if position >= start], np.intp)
+        if not len(at):
+            return Edit()
+        first, end = int(at[0]), int(at[-1]) + 1
+        # What is written to a row depends on that row and its position alone: the rows between
+        # the first and the last one that are asked for are all that it has to see.
+        inner = self.inner.edit(layer, n_layer=n_layer, example=example, start=first)
+
+        def past(at_layer: int, past: FloatArray) -> FloatArray | None:
+            written = inner.past(at_layer, past[first - start : end - start])
+            if written is None:
+                return None
+            here = at[at < start + len(past)]
+            new = past.copy()
+            new[here - start] = written[here - first]
+            return new
+
+        return Edit(inner.layers, past)
+
+
+def only_at(intervention: Intervention, at: Iterable[int]) -> Intervention:
+    """The intervention with only these positions of the prompt written to.
+
+    The rest of the past computes on as usual from what is written, and so do generated tokens.
+    Draws are those that the whole intervention makes at these positions.
+    Raises LocalprobeError where it writes to no tokens, as skip does, or has its own positions.
+    """
+    positions = tuple(sorted(set(at)))
+    if not positions or positions[0] < 0:
+        raise ValueError(f"no positions of a prompt: {positions}")
+    if intervention.attention_off:
+        raise LocalprobeError(
+            f"{intervention.name} writes to no tokens, so it cannot be made at some of them"
+        )
+    if intervention.needs_donor:
+        raise LocalprobeError(f"{intervention.name} has positions of its own")
+    return _Only(intervention, positions)  # type: ignore[return-value]
 
 
 def by_name(name: str, seed: int, donor: Donor | None = None) -> Intervention:

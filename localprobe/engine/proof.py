@@ -76,6 +76,7 @@ class _Proof:
         self._model.reserve(len(self._tokens))
         self._from_the_layer()
         self._with_the_past_held()
+        self._with_some_rows_held()
         self._without_attention()
         self._with_the_blocks_below()
 
@@ -92,6 +93,15 @@ class _Proof:
         self._wipe()
         self._store(lambda graph: graph.keys_and_values(self._layer, damage.first_written))
         self._compare("hold its past", whole, self._resumed(self._newest, keep, wipe=False))
+
+    def _with_some_rows_held(self) -> None:
+        held = [len(self._tokens) // 2]
+        damage = _Damage(range(self._layer, self._model.n_layer), held)
+        whole = self._whole(self._all, damage)
+        self._wipe()
+        states = damage.first_written
+        found = self._part(self._all, lambda graph: graph.holding(self._layer, states, held))
+        self._compare("hold some rows", whole, found)
 
     def _without_attention(self) -> None:
         keep = Keep([self._layer], attention_off_from=self._layer)
@@ -148,13 +158,15 @@ class _Proof:
 class _Damage:
     """An edit that writes noise to every row at one layer, and the same at others above it.
 
-    states: layer -> what was written there.
+    held: the only rows that are written to at the others; all if None. states: layer -> what was
+    written there.
     """
 
     attention_off_from: int | None = None
 
-    def __init__(self, layers: Iterable[int]) -> None:
+    def __init__(self, layers: Iterable[int], held: Sequence[int] | None = None) -> None:
         self.layers = frozenset(layers)
+        self._held = held
         self.states: dict[int, FloatArray] = {}
 
     @property
@@ -164,8 +176,13 @@ class _Damage:
     def apply(self, layer: int, states: FloatArray) -> FloatArray:
         if not self.states:
             self.states[layer] = random_states(states, seed=0, example=0, layer=0, start=0)
-        self.states[layer] = self.first_written
-        return self.first_written
+            return self.states[layer]
+        written = self.first_written
+        if self._held is not None:
+            written = states.copy()
+            written[self._held] = self.first_written[self._held]
+        self.states[layer] = written
+        return written
 
 
 def _between_engines(model: Model, text: Sequence[int], layers: Sequence[int]) -> float:

@@ -3,7 +3,7 @@
 An intervention at layer k leaves everything below k as it was. One clean pass keeps the states;
 then, for each layer, only blocks k ... L-1 are computed, from the states kept:
 
-    as usual           all rows from the first one that is written to
+    as usual           all rows from the first one that is written to; some may be held to it
     past held          keys and values of the past tokens, then the last row (freeze)
     attention off      the last row (skip)
 
@@ -357,7 +357,9 @@ class ResumeEngine(FullEngine):
                 rows, lambda graph: graph.keys_and_values(layer, held), want_logits=False
             )
         entry = np.concatenate(written)
-        rows = batches.of(spans, "each")
+        rows, kept = batches.of(spans, "each"), _held_rows(spans)
+        if kept:
+            return model.decode_part(rows, lambda graph: graph.holding(layer, entry, kept))
         return model.decode_part(rows, lambda graph: graph.from_layer(layer, entry))
 
     def _batched(self, lengths: Sequence[int], most_rows: int) -> Iterator[range]:
@@ -421,6 +423,16 @@ def _written_states(span: _Span, layer: int) -> FloatArray:
     for at in sorted(edit.layers):
         new = edit.apply(at, _clean_states(span, at))
     return states if new is None else new
+
+
+def _held_rows(spans: Sequence[_Span]) -> list[int]:
+    """Which of the spans' rows, one span after another, keep their state in all later blocks."""
+    held, offset = list[int](), 0
+    for job, start, end in spans:
+        # The last token is never written to.
+        held += [offset + p - start for p in job.intervention.held() if start <= p < end - 1]
+        offset += end - start
+    return held
 
 
 def _changes_all_rows(intervention: Intervention) -> bool:

@@ -7,16 +7,14 @@ donor overwrite those of OLD's tokens in the prompt; does the answer follow the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from localprobe.engine.answers import Token, softmax, top_tokens
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.engine.interventions import FloatArray, Inject, Intervention
 from localprobe.errors import LocalprobeError, NotFiniteError
 from localprobe.prompts.encoder import Encoder
-from localprobe.prompts.words import occurrences, token_spans, tokens_of
+from localprobe.prompts.words import did_you_mean_word, occurrences, token_spans, tokens_of
 from localprobe.runs.tally import MODIFIED, ORIGINAL
 
 Cells = Iterator[tuple[int, Answer]]
@@ -57,7 +55,7 @@ def plan_swap(encoder: Encoder, text: str, old: str, new: str) -> SwapPlan:
         raise LocalprobeError(f"OLD and NEW are the same word, {old!r}")
     places = occurrences(old, text)
     if not places:
-        raise LocalprobeError(f"{old!r} is not in the prompt")
+        raise LocalprobeError(f"{old!r} is not in the prompt{did_you_mean_word(old, text)}")
     donor_text, donor_places = _replace(text, places, new)
     prompt, donor = encoder.tokens(text), encoder.tokens(donor_text)
     at_words = tokens_at(encoder, text, prompt, places)
@@ -118,21 +116,49 @@ def _replace(
 
 
 @dataclass(frozen=True)
+class Parting:
+    """Where the answers to the prompt and to the donor part.
+
+    shared: the tokens that both begin with. original, modified: the first token of each after
+    that. text_…: their texts; empty for an end token.
+    """
+
+    shared: tuple[int, ...]
+    original: int
+    modified: int
+    text_shared: str = ""
+    text_original: str = ""
+    text_modified: str = ""
+
+    def follows(self, answer: Answer) -> str:
+        """Whose way an answer goes, up to and with the token at which they part."""
+        start = answer.all_tokens[: len(self.shared) + 1]
+        whose = {
+            (*self.shared, self.original): ORIGINAL,
+            (*self.shared, self.modified): MODIFIED,
+        }
+        return whose.get(start, NEITHER)
+
+
+@dataclass(frozen=True)
 class SwapRow:
-    """One layer. p_original, p_modified: see `Swap`. follows: original, modified or neither."""
+    """One layer. p_original, p_modified: see `Swap`. top: of the first token.
+
+    follows: original or modified, whichever way the answer goes, or neither; see `Parting`.
+    """
 
     layer: int
     text: str
     p_original: float
     p_modified: float
     follows: str
-    top: tuple[Token, ...]
+    top: tuple[Token, ...] = field(repr=False)
 
 
 class Swap:
     """A swap on one prompt.
 
-    original, modified: the clean answers to the prompt and to the donor.
+    original, modified: the clean answers to the prompt and to the donor. parting: where they part.
     P(original) and P(modified) are the probabilities of the two answers' first tokens; where the
     answers begin alike, of the first tokens in which they differ, given what they share.
     """
@@ -147,32 +173,29 @@ class Swap:
         donor = self._clean(plan.donor, max_tokens)
         self._donor_states = donor.states
         self.original, self.modified = self._run.answer, donor.answer
-        shared, self.original_token, self.modified_token = _parting(self.original, self.modified)
-        self._shared = shared
+        self.parting = _parting(self.original, self.modified, engine.model.detokenize)
 
     def rows(self, watched: Watch = lambda rows, total: rows) -> list[SwapRow]:
         """The rows, layers ascending. watched: shows the progress of so many rows."""
-        plan, model = self.plan, self._engine.model
+        plan, model, parting = self.plan, self._engine.model, self.parting
         donor = self._donor_states or self._engine.states(plan.donor, self._layers)
         inject = plan.injection(donor)
         where_they_part: dict[int, FloatArray] = {}
-        if self._shared:
-            run = self._clean((*plan.prompt, *self._shared), 1)
+        if parting.shared:
+            run = self._clean((*plan.prompt, *parting.shared), 1)
             for layer, answer in self._answers(run, inject, 1):
                 where_they_part[layer] = answer.logits
         rows = []
         cells = self._answers(self._run, inject, self._max_tokens)
         for layer, answer in watched(cells, len(self._layers)):
-            logits = where_they_part.get(layer, answer.logits)
-            probabilities = softmax(logits)
-            follows = {self.original_token: ORIGINAL, self.modified_token: MODIFIED}
+            probabilities = softmax(where_they_part.get(layer, answer.logits))
             rows.append(
                 SwapRow(
                     layer=layer,
                     text=answer.text,
-                    p_original=float(probabilities[self.original_token]),
-                    p_modified=float(probabilities[self.modified_token]),
-                    follows=follows.get(int(np.argmax(logits)), NEITHER),
+                    p_original=float(probabilities[parting.original]),
+                    p_modified=float(probabilities[parting.modified]),
+                    follows=parting.follows(answer),
                     top=top_tokens(model, answer.logits),
                 )
             )
@@ -196,12 +219,15 @@ class Swap:
             yield layer, answer
 
 
-def _parting(original: Answer, modified: Answer) -> tuple[tuple[int, ...], int, int]:
-    """What two answers share, and the first token of each after that."""
+def _parting(
+    original: Answer, modified: Answer, text: Callable[[Sequence[int]], str] = lambda _tokens: ""
+) -> Parting:
+    """What two answers share, and the first token of each after that. text: of some tokens."""
     one, other = original.all_tokens, modified.all_tokens
     for position, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
-            return one[:position], a, b
+            shared = one[:position]
+            return Parting(shared, a, b, text(shared), text([a]), text([b]))
     raise LocalprobeError(
         f"the model answers {original.text!r} to the prompt and to the donor alike: "
         "there is nothing to tell apart; try other words or more --max-tokens"
@@ -209,10 +235,10 @@ def _parting(original: Answer, modified: Answer) -> tuple[tuple[int, ...], int, 
 
 
 def flip_layer(rows: Sequence[SwapRow]) -> int | None:
-    """The first layer from which on, up to the last row, P(original) > P(modified)."""
+    """The first layer from which on, up to the last row, every row follows the original."""
     flip = None
     for row in reversed(rows):
-        if row.p_original <= row.p_modified:
+        if row.follows != ORIGINAL:
             break
         flip = row.layer
     return flip

@@ -11,7 +11,7 @@ depends on it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -99,6 +99,12 @@ class Graph:
     def from_layer(self, layer: int, states: FloatArray) -> Part:
         """Go on from these states at a layer."""
         return Part(self._before[layer], {self.state[layer]: _write(states)})
+
+    def holding(self, layer: int, states: FloatArray, rows: Sequence[int]) -> Part:
+        """Go on from these states at a layer, some rows keeping theirs in all later blocks."""
+        write = _write_rows(states, rows)
+        written = {self.state[block]: write for block in range(layer + 1, self._n_layer)}
+        return Part(self._before[layer], {self.state[layer]: _write(states), **written})
 
     def keys_and_values(self, layer: int, states: FloatArray) -> Part:
         """Only fill the cache from block `layer` on, with these states at every one of them."""
@@ -380,3 +386,11 @@ class Rerun:
 
 def _write(states: FloatArray) -> Callable[[int], None]:
     return lambda address: ggml.write(address, states)
+
+
+def _write_rows(states: FloatArray, rows: Sequence[int]) -> Callable[[int], None]:
+    def write(address: int) -> None:
+        for row in rows:
+            ggml.write(address, states[row : row + 1], row)
+
+    return write

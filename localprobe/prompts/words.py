@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from localprobe.errors import LocalprobeError
 
@@ -40,6 +41,14 @@ def occurrences(word: str, text: str) -> list[tuple[int, int]]:
 def is_word(word: str, text: str) -> bool:
     """Whether it stands in the text as a whole word."""
     return re.search(_whole(word), text) is not None
+
+
+def did_you_mean_word(word: str, text: str) -> str:
+    """A sentence tail for a word that is not in a text: what stands there instead, or nothing."""
+    near = re.findall(re.escape(word), text, re.IGNORECASE) if word.strip() else []
+    words = dict.fromkeys(re.findall(r"\w+", text))
+    near = near or get_close_matches(word, words, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
 
 
 def _whole(word: str) -> str:

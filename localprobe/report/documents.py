@@ -10,6 +10,7 @@ from localprobe.api import Probe, Swap
 from localprobe.engine.answers import top_tokens
 from localprobe.engine.full import Answer
 from localprobe.experiments.bench import BenchResult, PatchTimes
+from localprobe.experiments.probe import ProbeRow
 from localprobe.llama.model import Model
 from localprobe.models.opening import LoadedModel, model_record
 from localprobe.runs.manifest import Manifest
@@ -33,9 +34,34 @@ def probe_document(loaded: LoadedModel, probe: Probe) -> dict[str, Any]:
         "model": model_record(loaded),
         "prompt": probe.prompt,
         "tokens": token_records(loaded.model, probe.tokens),
-        "baseline": answer_record(loaded.model, probe.clean),
-        "rows": [asdict(row) for row in probe.rows],
+        "baseline": {**answer_record(loaded.model, probe.clean), "p_clean": probe.p_clean},
+        "first_token": token_records(loaded.model, probe.clean.all_tokens[:1])[0],
+        "at": probe.at,
+        "injected": _injection_record(loaded.model, probe),
+        "rows": [_probe_record(row) for row in probe.rows],
+        "survives_from": {patch: probe.survives_from(patch) for patch in probe.patches},
     }
+
+
+def _injection_record(model: Model, probe: Probe) -> dict[str, Any] | None:
+    """Which tokens of the donor went where."""
+    injection = probe.injection
+    if injection is None:
+        return None
+    return {
+        "donor": injection.prompt,
+        "donor_tokens": token_records(model, injection.tokens),
+        "at": injection.donor.at,
+        "donor_at": injection.donor.donor_at,
+        "token_for_token": injection.token_for_token,
+        "text": injection.text,
+    }
+
+
+def _probe_record(row: ProbeRow) -> dict[str, Any]:
+    """p_clean: of several draws the mean; p_low, p_high: the least and the greatest of them."""
+    low, high = row.p_range
+    return {**asdict(row), "p_low": low, "p_high": high, "clean_share": row.clean_share}
 
 
 def swap_document(loaded: LoadedModel, swap: Swap) -> dict[str, Any]:
@@ -52,6 +78,11 @@ def swap_document(loaded: LoadedModel, swap: Swap) -> dict[str, Any]:
         "token_for_token": plan.token_for_token,
         "baseline": answer_record(model, swap.original),
         "donor_baseline": answer_record(model, swap.modified),
+        "parting": {
+            "shared": token_records(model, swap.parting.shared),
+            "original": token_records(model, [swap.parting.original])[0],
+            "modified": token_records(model, [swap.parting.modified])[0],
+        },
         "rows": [asdict(row) for row in swap.rows],
         "flip_layer": swap.flip_layer,
     }

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from localprobe.experiments.bench import BenchResult
-from localprobe.experiments.probe import ProbeRow
-from localprobe.experiments.swap import SwapRow
+from localprobe.experiments.swap import Parting, SwapRow
+from localprobe.report.score_table import limits
 from localprobe.report.terminal import (
     GAP,
     LAYER_WIDTH,
@@ -19,7 +19,6 @@ from localprobe.report.terminal import (
     answered,
     bar,
     clipped,
-    column_width,
     heat,
     layer_table,
     new_table,
@@ -27,7 +26,7 @@ from localprobe.report.terminal import (
     speaks_unicode,
     visible,
 )
-from localprobe.runs.tally import MODIFIED, ORIGINAL
+from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP
 
 _SHARE_WIDTH = 13
 _NUMBER_WIDTH = 4
@@ -65,27 +64,37 @@ def _share(console: Console, share: float, with_bar: bool) -> Text:
     return Text(f"{share:.2f} ").append(drawn, style=heat(share))
 
 
-def probe_table(console: Console, rows: Sequence[ProbeRow], baseline: str) -> Table:
-    """Layers down, interventions across, each cell the answer; bold where it is the clean one."""
-    patches = list(dict.fromkeys(row.patch for row in rows))
-    layers = sorted({row.layer for row in rows})
-    answers = {(row.patch, row.layer): row.text for row in rows}
-    width = max(6, column_width(console, len(patches)))
-    table = layer_table()
-    for patch in patches:
-        table.add_column(patch, max_width=width, overflow="fold")
-    for layer in layers:
-        cells = []
-        for patch in patches:
-            answer = answers.get((patch, layer))
-            if answer is None:
-                cells.append(Text("–", style="dim"))
-            else:
-                cell = answered(answer)
-                cell.stylize("bold green" if answer == baseline else "")
-                cells.append(cell)
-        table.add_row(str(layer), *cells)
-    return table
+def shown_token(text: str) -> str:
+    """A token in a sentence: ` Paris`; an end token has no text."""
+    return f"`{visible(text)}`" if text else "(end)"
+
+
+def swap_legend(parting: Parting) -> str:
+    """What P and follows mean, in a line."""
+    old, new = shown_token(parting.text_original), shown_token(parting.text_modified)
+    if parting.shared:
+        after = shown_token(parting.text_shared)
+        return (
+            f"P: of {old} and of {new}, in which the answers differ, after {after}, which they "
+            "share; follows: whose way the answer goes up to there, or neither"
+        )
+    return (
+        f"P: of {old} and of {new}, the first tokens of the answers; follows: whose token is the "
+        "likeliest of all, or neither"
+    )
+
+
+def swap_summary(
+    rows: Sequence[SwapRow], flip: int | None, old: str, new: str, n_layer: int
+) -> str:
+    """From which layer on every row shown follows the original."""
+    layers, word = [row.layer for row in rows], visible(old)
+    if flip is None:
+        followed = visible(new) if rows[-1].follows == MODIFIED else "neither"
+        return f"no flip: at layer {layers[-1]}, the last one shown, the answer follows {followed}"
+    beyond = limits(SWAP, flip, layers, n_layer)
+    place = f"{flip} ({flip / n_layer:.0%} of depth)"
+    return f"flip layer: {place}; from there on all follow {word}{beyond}"
 
 
 def bench_table(result: BenchResult) -> Table:

@@ -17,13 +17,18 @@ from localprobe.runs.rows import Row
 from localprobe.runs.tally import ORIGINAL, SWAP, Tally
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """What a sweep found: what was run, and every row. path: its folder, if it is on disk."""
 
     manifest: Manifest
     rows: list[Row]
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        patches = ", ".join(self.manifest.empty_tally().patches)
+        where = "" if self.path is None else f" in {str(self.path)!r}"
+        return f"<Run of {self.manifest.title}: {patches}; {len(self.rows)} rows{where}>"
 
     @cached_property
     def tally(self) -> Tally:

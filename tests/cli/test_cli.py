@@ -80,6 +80,62 @@ def test_probe_json(run: Run) -> None:
         assert isinstance(row["text"], str)
 
 
+def test_probe_json_says_what_survives_and_what_was_written(run: Run) -> None:
+    result = document(
+        run("probe", TEXT, "-p", "random,freeze", "--at", "Chad", "--seeds", "3", "--json")
+    )
+    assert result["at"] == [3, 4, 5, 6]
+    assert result["injected"] is None
+    assert set(result["survives_from"]) == {"random", "freeze"}
+    assert result["first_token"]["id"] == result["baseline"]["top"][0]["id"]
+    assert result["baseline"]["p_clean"] == pytest.approx(result["baseline"]["top"][0]["prob"])
+    for row in result["rows"]:
+        assert [draw["seed"] for draw in row["draws"]] == (
+            [0, 1, 2] if row["patch"] == "random" else []
+        )
+        assert 0 <= row["p_low"] <= row["p_clean"] <= row["p_high"] <= 1
+        clean = [draw["is_clean"] for draw in row["draws"]] or [row["is_clean"]]
+        assert row["clean_share"] == pytest.approx(sum(clean) / len(clean))
+        assert row["is_clean"] == all(clean)
+
+
+def test_probe_json_names_what_was_injected(run: Run) -> None:
+    words = shlex.split("-p inject --donor 'in Mali now' --at Chad --donor-at ali --json")
+    injected = document(run("probe", TEXT, *words))["injected"]
+    assert (injected["at"], injected["donor_at"]) == ([3, 4, 5, 6], [4, 4, 5, 6])
+    assert injected["token_for_token"] is False
+    assert [token["text"] for token in injected["donor_tokens"]] == list("in Mali now")
+    assert injected["text"] == (
+        "`C|h|a|d` (3–6) gets `a|l|i` (4–6); 3 tokens for 4: paired from the end, "
+        "the first 2 get the same"
+    )
+
+
+def test_an_index_is_one_token(run: Run) -> None:
+    words = shlex.split("-p inject --donor 'in Mali now' --at 6 --donor-at Mali --json")
+    injected = document(run("probe", TEXT, *words))["injected"]
+    assert (injected["at"], injected["donor_at"]) == ([6], [6])
+    assert injected["text"] == "`d` (6) gets `i` (6); 4 tokens for 1: only the last of them"
+
+
+def test_without_a_name_what_writes_to_tokens_is_made_at_them(run: Run) -> None:
+    result = document(run("probe", TEXT, "--at", "3", "--layers", "2", "--json"))
+    assert [row["patch"] for row in result["rows"]] == ["random", "shuffle", "freeze"]
+    _, out, _ = run("probe", TEXT, "--at", "Chad", "--layers", "2")
+    assert "written to: `C|h|a|d` (3–6) alone" in out
+
+
+def test_swap_says_what_p_and_follows_are(run: Run) -> None:
+    result = document(run("swap", TEXT, "Chad", "Mali", "--json"))
+    assert set(result["parting"]) == {"shared", "original", "modified"}
+    _, out, _ = run("swap", TEXT, "Chad", "Mali")
+    said = " ".join(out.split())
+    assert "P: of `" in said
+    assert "follows: whose" in said
+    help_ = " ".join(run("swap", "--help", model=None)[1].split())
+    assert "From the flip layer on, every answer shown follows OLD" in help_
+
+
 def test_the_seed_moves_the_random_draws_and_nothing_else(run: Run) -> None:
     def rows(seed: str) -> Any:
         arguments = ["probe", TEXT, "-p", "random,skip", "--layers", "1", "--seed", seed]
@@ -306,7 +362,7 @@ def test_injection_says_which_tokens(run: Run) -> None:
         *("probe", "is it is so", "-p", "inject", "--layers", "3"),
         *("--donor", "it was", "--at", "is", "--donor-at", "it"),
     )
-    assert "injected: 0 of the donor to 6, 1 of the donor to 7" in out
+    assert "injected: `i|s` (6–7) gets `i|t` (0–1)\n" in out
 
 
 def test_a_part_of_a_word_is_said(run: Run) -> None:
@@ -461,8 +517,14 @@ def test_where_there_is_no_home(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         (["probe", TEXT, "--ctx", "-1"], "--ctx"),
         (["probe", TEXT, "--max-tokens", "0"], "--max-tokens"),
         (["probe", TEXT, "-p", "inject"], "inject needs --donor"),
-        (["probe", TEXT, "--at", "3"], "are for --patch inject"),
+        (["probe", TEXT, "--donor-at", "3"], "are for --patch inject"),
+        (["probe", TEXT, "-p", "skip", "--at", "3"], "skip writes to no tokens"),
+        (["probe", TEXT, "-p", "freeze", "--at", "15"], "last token of the prompt"),
+        (["probe", TEXT, "--at", "chad"], "did you mean 'Chad'?"),
+        (["probe", TEXT, "-p", "freeze", "--seeds", "2"], "--seeds is for random and shuffle"),
+        (["probe", TEXT, "--seeds", "0"], "--seeds"),
         (["swap", TEXT, "Peru", "Mali"], "'Peru' is not in the prompt"),
+        (["swap", TEXT, "chad", "Mali"], "not in the prompt; did you mean 'Chad'?"),
         (["swap", TEXT, "and:", "x"], "last token"),
         (["swap", TEXT, "Chad", "Chad"], "same word"),
         (["sweep", "--task", "capital"], "did you mean capitals"),

@@ -40,23 +40,25 @@ def intervened(
     k: int,
     draw: Callable[[str, Array, int], Array],
     injection: tuple[Sequence[int], Sequence[int], Sequence[int]] | None = None,
+    at: Sequence[int] | None = None,
 ) -> Array:
     """Logits of the last token with every token but the last manipulated, as in the paper.
 
     draw(name, past, k) gives the random or shuffled states. injection: donor tokens, positions,
-    donor positions.
+    donor positions. at: the only positions that random, shuffle and freeze write to.
     """
     if name == "skip":
         return logits(tiny, tokens, off_from=k)
     clean = states(tiny, tokens)
     donor = states(tiny, injection[0]) if injection else None
+    written = list(range(len(tokens) - 1)) if at is None else list(at)
 
     def change(layer: int, h: Array) -> Array:
         h = h.copy()
         if name in ("random", "shuffle") and layer == k:
-            h[:-1] = draw(name, h[:-1].astype(np.float32), k)
+            h[written] = draw(name, h[:-1].astype(np.float32), k)[written]
         if name == "freeze" and layer >= k:
-            h[:-1] = clean[k - 1][:-1]
+            h[written] = clean[k - 1][written]
         if name == "inject" and layer == k:
             assert injection is not None and donor is not None
             for at, donor_at in zip(injection[1], injection[2], strict=True):

@@ -259,6 +259,7 @@ class RunningSweep:
             self.sweep.tally,
             engine=engine,
             recipe=recipe,
+            n_examples=self.sweep.n_examples,
         )
         self._folder: RunFolder | None = None
         self._keep, self._found = keep, list[Row]()

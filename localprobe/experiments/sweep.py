@@ -19,6 +19,7 @@ from localprobe.errors import LocalprobeError, NotFiniteError, did_you_mean
 from localprobe.experiments.pace import Pace
 from localprobe.experiments.swap import SwapPlan, plan_swap
 from localprobe.prompts.encoder import Encoder
+from localprobe.runs.growth import growing
 from localprobe.runs.rows import CLEAN, Row
 from localprobe.runs.shard import WHOLE, Shard
 from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, Column, Tally
@@ -127,6 +128,11 @@ class Sweep:
     # Progress
 
     @property
+    def n_examples(self) -> int:
+        """How many the task has, used or not."""
+        return len(self._examples)
+
+    @property
     def expected(self) -> int:
         """How many examples will have been used in the end, judged by those tried so far."""
         left = len(self._examples) - self.tried
@@ -172,7 +178,7 @@ class Sweep:
         is nothing to tell but that time goes by.
         Raises LocalprobeError (exit code 1) when the clean model gets no example right.
         """
-        for pairs in _batches(self._pairs(), _growing(self._engine.batch_size)):
+        for pairs in _batches(self._pairs(), growing(self._engine.batch_size)):
             yield from self._clean_rows()
             for row in self._known_cells(pairs):
                 self._done[row.patch] += self._work(row.layer)
@@ -233,7 +239,11 @@ class Sweep:
         example, run = candidate.example, self._run_of(candidate)
         if not run.answer.is_finite:
             return Row(example.number, CLEAN, None, "", {}, (), used=False, not_finite=True)
+        shown = self._cut(example)
         scores = self.task.score(run.answer.text, example)
+        is_near_tie = self._is_near_tie(run.answer)
+        ties = self._ties(run.answer, scores, example) if is_near_tie else None
+        low, high = (ties or {}).get(self.metric, (scores[self.metric],) * 2)
         return Row(
             example=example.number,
             patch=CLEAN,
@@ -242,12 +252,57 @@ class Sweep:
             scores=scores,
             top=top_tokens(self._engine.model, run.answer.logits),
             used=self._is_used(scores),
-            cut=self._cut(example) is not example,
-            near_tie=self._is_near_tie(run.answer),
+            cut=shown is not example,
+            near_tie=is_near_tie,
+            ties=ties,
+            used_by_tie=not self._all and low <= 0 < high,
+            prompt=shown.prompt,
+            accepted=shown.answers,
+            subject=shown.subject,
         )
 
     def _is_near_tie(self, answer: Answer) -> bool:
         return self._engine.noise is not None and answer.margin <= self._engine.noise
+
+    def _ties(
+        self,
+        answer: Answer,
+        scores: Mapping[str, float],
+        example: Example,
+        partner: Example | None = None,
+    ) -> dict[str, tuple[float, float]]:
+        """By metric, the lowest and highest score that the answer could have had; see `Row`.
+
+        An answer that a near tie turns goes on as it is up to there, and then with one of the
+        tied tokens. Where that settles its scores, they are known. Where it does not, whatever
+        follows is not known, and each score may be any.
+        """
+        model, found = self._engine.model, {name: [score] for name, score in scores.items()}
+        compared = (example, partner) if partner else (example,)
+        for tie in answer.ties:
+            before = list(answer.tokens[: tie.place])
+            for other in (None,) if tie.others is None else tie.others:
+                ends = other is not None and model.ends_generation(other)
+                written = before if ends or other is None else [*before, other]
+                text = model.detokenize(written)
+                is_over = ends or len(written) >= self.max_tokens
+                if other is not None and (is_over or self.task.is_settled(text, compared)):
+                    possible = {name: [s] for name, s in self._scores(text, *compared).items()}
+                else:
+                    possible = {name: [0.0, 1.0] for name in scores}
+                for name, values in possible.items():
+                    found[name] += values
+        ranges = {name: (min(values), max(values)) for name, values in found.items()}
+        return {name: ends for name, ends in ranges.items() if ends[0] < ends[1]}
+
+    def _scores(
+        self, text: str, example: Example, partner: Example | None = None
+    ) -> Mapping[str, float]:
+        scores = self.task.score(text, example)
+        if partner is None:
+            return scores
+        modified = self.task.score(text, partner)[self.metric]
+        return {ORIGINAL: scores[self.metric], MODIFIED: modified}
 
     def _run_of(self, candidate: _Candidate) -> CleanRun:
         """The clean run of an example, which is computed along with its neighbours."""
@@ -311,19 +366,20 @@ class Sweep:
             top=(),
             partner=partner.number if partner and partner is not example.partner else None,
             last_token_only=one.last_only,
+            new=partner.subject if partner else "",
+            new_accepted=partner.answers if partner else (),
         )
         if not answer.is_finite:
             return replace(row, not_finite=True)
-        scores = self.task.score(answer.text, example)
-        if partner:
-            modified = self.task.score(answer.text, partner)[self.metric]
-            scores = {ORIGINAL: scores[self.metric], MODIFIED: modified}
+        scores = self._scores(answer.text, example, partner)
+        is_near_tie = self._is_near_tie(answer)
         return replace(
             row,
             answer=answer.text,
             scores=scores,
             top=top_tokens(self._engine.model, answer.logits),
-            near_tie=self._is_near_tie(answer),
+            near_tie=is_near_tie,
+            ties=self._ties(answer, scores, example, partner) if is_near_tie else None,
         )
 
     def _partner(self, pair: _Pair) -> Example:
@@ -420,14 +476,6 @@ def _columns(
 
 
 T = TypeVar("T")
-
-
-def _growing(most: int) -> Iterator[int]:
-    """1, 2, 4 … most, most, …: the whole table is there after the first example."""
-    size = 1
-    while True:
-        yield min(size, most)
-        size = min(2 * size, most)
 
 
 def _batches(items: Iterable[T | None], sizes: Iterator[int]) -> Iterator[list[T]]:

@@ -31,7 +31,9 @@ def show(paths: Sequence[Path], metric: str | None, *, json: bool) -> None:
     for number, run in enumerate(runs):
         if number:
             console.print()
-        console.print(report(console, run.tally, run.manifest.title, run.manifest.n_layer))
+        console.print(
+            report(console, run.tally, run.manifest.title, run.manifest.n_layer, run.so_far)
+        )
 
 
 def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:

@@ -18,6 +18,7 @@ from localprobe.engine.interventions import Intervention, by_name, defined_layer
 from localprobe.errors import LocalprobeError, NotFiniteError, did_you_mean
 from localprobe.experiments.pace import Pace
 from localprobe.experiments.swap import SwapPlan, plan_swap
+from localprobe.experiments.work import Work
 from localprobe.prompts.encoder import Encoder
 from localprobe.runs.growth import growing
 from localprobe.runs.rows import CLEAN, Row
@@ -76,14 +77,14 @@ class Sweep:
             raise LocalprobeError(f"--max-prompt-tokens is not for the task {task.name}")
         if SWAP in patches:
             self._check_swap()
-        self._check_examples()
+        self._n_layer = engine.model.n_layer
+        self._work = self._check_examples()
         self.tally = Tally(
             columns, self.metric, chance(task), knows_near_ties=engine.noise is not None
         )
         self._known: dict[int, list[Row]] = defaultdict(list)
-        self._n_layer = engine.model.n_layer
         self._pace = Pace()
-        self._done: Counter[str] = Counter()
+        self._done: Counter[tuple[str, int | None]] = Counter()
         self._waiting: deque[Row] = deque()
         self._block: tuple[int, list[CleanRun]] | None = None
 
@@ -111,19 +112,33 @@ class Sweep:
         if self._n == 1 and not all(each.partner for each in self._examples):
             raise LocalprobeError("a swap sweep needs at least 2 examples to swap between")
 
-    def _check_examples(self) -> None:
-        """Raise LocalprobeError for an example that could not be done, before any is begun."""
+    def _check_examples(self) -> Work:
+        """Raise LocalprobeError for an example that could not be done, before any is begun.
+
+        Returns how much work they are.
+        """
+        n_tokens, n_swapped = list[int](), list[int]()
         for number, example in enumerate(self._examples):
             try:
                 if example.body is None:
-                    n_tokens = len(self._encoder.tokens(example.prompt))
-                    self._engine.model.check_length(n_tokens + self.max_tokens)
+                    n_tokens.append(len(self._encoder.tokens(example.prompt)))
+                    self._engine.model.check_length(n_tokens[-1] + self.max_tokens)
+                elif self._most is not None:
+                    n_tokens.append(self._most)
                 if SWAP in self._patches:
                     other = self._examples[(number + 1) % len(self._examples)]
                     new = (example.partner or other).subject
-                    plan_swap(self._encoder, example.prompt, example.subject, new)
+                    plan = plan_swap(self._encoder, example.prompt, example.subject, new)
+                    n_swapped.append(len(plan.prompt) - min(plan.at))
             except LocalprobeError as error:
                 raise LocalprobeError(f"example {example.number}: {error}") from None
+        return Work(
+            self._n_layer,
+            sum(n_tokens) / max(1, len(n_tokens)),
+            sum(n_swapped) / max(1, len(n_swapped)),
+            self.max_tokens,
+            is_whole=self._engine.name == FullEngine.name,
+        )
 
     # Progress
 
@@ -152,22 +167,25 @@ class Sweep:
         return 0.0 if left is None else elapsed / (elapsed + left)
 
     def _work_left(self) -> dict[str, float]:
-        """Examples still to try, and for each intervention the blocks still to compute."""
+        """For the clean model and for each intervention, what is still to be computed."""
+        together = self._engine.batch_size
         if self.used == self._n:
-            left = {CLEAN: 0.0}
+            to_try = 0.0
         else:
             untried = len(self._examples) - self.tried
             more = (self.expected - self.used) / max(1, self.used) * self.tried
-            left = {CLEAN: min(untried, more) if self.used else float(untried)}
+            to_try = min(untried, more) if self.used else float(untried)
+        left = {CLEAN: to_try * self._work.clean(together)}
         mine = len(range(self.shard.number - 1, self.expected, self.shard.count))
         for column in self.tally.columns:
             if column.metric != MODIFIED:
-                each = sum(self._work(layer) for layer in column.layers)
-                left[column.patch] = max(0, mine * each - self._done[column.patch])
+                patch = column.patch
+                todo = [mine - self._done[patch, layer] for layer in column.layers]
+                left[patch] = sum(
+                    max(0, n) * self._work.cell(patch, layer, together)
+                    for n, layer in zip(todo, column.layers, strict=True)
+                )
         return left
-
-    def _work(self, layer: int | None) -> int:
-        return self._n_layer - (layer or 0)
 
     # Computing
 
@@ -178,16 +196,18 @@ class Sweep:
         is nothing to tell but that time goes by.
         Raises LocalprobeError (exit code 1) when the clean model gets no example right.
         """
+        self._pace = Pace()
         for pairs in _batches(self._pairs(), growing(self._engine.batch_size)):
             yield from self._clean_rows()
             for row in self._known_cells(pairs):
-                self._done[row.patch] += self._work(row.layer)
+                self._done[row.patch, row.layer] += 1
                 yield self._counted(row)
             to_do = {pair[0].example.number for pair in pairs} - self._known.keys()
             for patch in self._patches if to_do else ():
                 for row in self._cells(patch, pairs):
-                    self._done[patch] += self._work(row.layer)
-                    self._pace.did(patch, self._work(row.layer))
+                    if row.example in to_do:
+                        self._done[patch, row.layer] += 1
+                    self._pace.did(patch, self._work.cell(patch, row.layer or 0, len(pairs)))
                     # Known ones share the decodes as before, so that the others do not change.
                     yield self._counted(row) if row.example in to_do else None
             yield None
@@ -316,7 +336,9 @@ class Sweep:
                     max_tokens=self.max_tokens,
                     stops=[self._settled(example) for example in examples],
                 )
-                self._pace.did(CLEAN, len(examples))
+                for each in runs:
+                    self._work.saw(len(each.answer.all_tokens))
+                self._pace.did(CLEAN, len(examples) * self._work.clean(len(examples)))
                 self._block = start, runs
             candidate.run = self._block[1][candidate.index]
         return candidate.run

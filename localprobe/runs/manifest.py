@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FORMAT = 2
 _READ = (1, FORMAT)
-"""Format 1, of version 0.2, lacks what was asked, what is right, and what near ties could change."""
+"""Format 1, of version 0.2, lacks what was asked, what is right and what near ties could do."""
 
 _IDENTITY = (
     "format",
@@ -101,6 +101,22 @@ class Manifest:
             return None
         shard = parse_shard(self.data["experiment"]["shard"])
         return len(range(shard.number - 1, min(known), shard.count))
+
+    @property
+    def is_finished(self) -> bool:
+        return self.data["ended"] is not None
+
+    def so_far(self, tally: Tally) -> str | None:
+        """How much there is of an unfinished run, as "7 of 12 examples"; None of a finished one."""
+        if self.is_finished:
+            return None
+        n, wanted, there = tally.baseline.n, self.n_wanted, self.data.get("examples")
+        if wanted is None:
+            return "1 example" if n == 1 else f"{n} examples"
+        # Of those that there are, the ones that the clean model gets wrong may not be used.
+        are_all = self.n is None or (there is not None and there <= self.n)
+        most = "at most " if are_all and tally.clean.n > n else ""
+        return f"{n} of {most}{wanted} examples"
 
     @property
     def noise(self) -> float | None:

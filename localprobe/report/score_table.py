@@ -173,8 +173,8 @@ def _however(layer: int | None, reach: Reach, tally: Tally) -> str:
     Which examples are used may hang on near ties, too; of others, nothing is known.
     """
     if reach.earliest == reach.latest == layer:
-        of = " of these examples" if tally.n_used_by_tie else ""
-        return f"holds however near ties{of} fall"
+        of = " for these examples" if tally.n_used_by_tie else ""
+        return f"holds{of} however near ties fall"
     if layer is None:
         return f"near ties could make it so from layer {reach.earliest} on"
     if reach.latest is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TypeVar
 
 from localprobe.engine.answers import top_tokens
@@ -117,12 +118,14 @@ class Sweep:
 
         Returns how much work they are.
         """
-        n_tokens, n_swapped = list[int](), list[int]()
+        prompts, n_tokens, n_swapped = list[list[int]](), list[int](), list[int]()
         for number, example in enumerate(self._examples):
             try:
                 if example.body is None:
-                    n_tokens.append(len(self._encoder.tokens(example.prompt)))
-                    self._engine.model.check_length(n_tokens[-1] + self.max_tokens)
+                    tokens = self._encoder.tokens(example.prompt)
+                    self._engine.model.check_length(len(tokens) + self.max_tokens)
+                    prompts = [*prompts[-1:], tokens]
+                    n_tokens.append(len(tokens))
                 elif self._most is not None:
                     n_tokens.append(self._most)
                 if SWAP in self._patches:
@@ -135,6 +138,7 @@ class Sweep:
         return Work(
             self._n_layer,
             sum(n_tokens) / max(1, len(n_tokens)),
+            _n_shared(*prompts) if len(prompts) > 1 else 0,
             sum(n_swapped) / max(1, len(n_swapped)),
             self.max_tokens,
             is_whole=self._engine.name == FullEngine.name,
@@ -495,6 +499,12 @@ def _columns(
         defined = tuple(defined_layers(by_name(patch, 0), layers))
         columns += [Column(patch, metric, defined) for metric in metrics]
     return columns
+
+
+def _n_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two prompts begin with in common."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 T = TypeVar("T")

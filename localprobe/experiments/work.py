@@ -22,12 +22,13 @@ _LIKELY_ANSWER = 3.0
 class Work:
     """Of a sweep on a model of n_layer blocks.
 
-    n_tokens: of a prompt, on average. n_swapped: from the swapped words on. is_whole: whether
-    every answer takes whole passes. n_answer: tokens of an answer, as far as some were seen.
+    n_tokens: of a prompt, on average. n_shared: that prompts begin with in common. n_swapped:
+    from the swapped words on. is_whole: whether every answer takes whole passes.
     """
 
     n_layer: int
     n_tokens: float
+    n_shared: float
     n_swapped: float
     max_tokens: int
     is_whole: bool
@@ -41,7 +42,8 @@ class Work:
 
     def clean(self, together: int) -> float:
         """Of the clean answer to one of several prompts that share a decode."""
-        return self.n_layer * (self._decode(self.n_tokens, together) + self._rest(1, together))
+        rows = self.n_tokens - self.n_shared * (1 - 1 / together)
+        return self.n_layer * (self._decode(rows, together) + self._rest(1, together))
 
     def cell(self, patch: str, layer: int, together: int) -> float:
         """Of an answer under an intervention at a layer."""

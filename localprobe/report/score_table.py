@@ -190,20 +190,20 @@ def _near_ties(tally: Tally) -> Text | None:
     lines = []
     for column in tally.columns:
         ranges = [
-            f"{layer} {score.ties_low:.2f}–{score.ties_high:.2f}"
+            f"{layer}:{score.ties_low:.2f}–{score.ties_high:.2f}"
             for layer in column.layers
             if (score := tally.score(column.patch, column.metric, layer))
             and tally.is_open(column, layer)
         ]
         if ranges:
             name = f"{SWAP} {column.metric}" if column.patch == SWAP else column.patch
-            lines.append(f"  {name}: {', '.join(ranges)}")
+            lines.append(f"  {name:<8} {', '.join(ranges)}")
     if lines:
         sides = f"{KEPT:.0%} of the baseline"
         if SWAP in tally.patches:
             swapped = "the other score of the swap"
             sides = swapped if tally.patches == (SWAP,) else f"{sides}, or {swapped}"
-        lines.insert(0, f"{OPEN} near ties could take it to the other side of {sides}; by layer:")
+        lines.insert(0, f"{OPEN} near ties could take the score across {sides}; layer:range")
     lines.append(
         "Near ties fall as rounding has it, which differs between machines, and between decodes "
         "of one prompt, as with --out, and of several."

@@ -61,21 +61,23 @@ class SweepView:
         tally = self._sweep.tally
         heading = head(tally, self._title)
         progress = Text(self._progress(), style="bold")
-        resting = Text(_resting(tally), style="dim")
-        left_out = Text("every 10th layer shown", style="dim")
-        below = [progress, resting, left_out]
         width = self._console.width
-        fixed = len(heading.plain.splitlines()) + 5
-        fixed += sum(len(text.wrap(self._console, width)) for text in below)
-        rows = max(1, self._console.height - fixed)
+
+        def below(shown: int, step: int) -> list[Text]:
+            left_out = f"only layer {tally.layers[-1]} shown" if shown == 1 else ""
+            left_out = left_out or f"every {_nth(step)} layer shown"
+            notes = [_resting(tally), *([left_out] if step > 1 else [])]
+            return [progress, Text(" · ".join(notes), style="dim")]
+
+        lines = sum(len(text.wrap(self._console, width)) for text in below(2, 10))
+        rows = max(1, self._console.height - len(heading.plain.splitlines()) - 5 - lines)
         table = score_table(self._console, tally, rows)
         wrapped = max(str(column.header).count("\n") for column in table.columns)
         if wrapped:
             rows = max(1, rows - wrapped)
             table = score_table(self._console, tally, rows)
-        step = thinned(tally.layers, rows)[1]
-        below[2:] = [Text(f"every {_nth(step)} layer shown", style="dim")] if step > 1 else []
-        return Group(heading, "", table, "", *below)
+        shown, step = thinned(tally.layers, rows)
+        return Group(heading, "", table, "", *below(len(shown), step))
 
     def _final(self, so_far: str | None) -> RenderableType:
         """so_far: how much there is of a sweep that was interrupted."""
@@ -94,16 +96,10 @@ class SweepView:
 
 
 def _resting(tally: Tally) -> str:
-    """How many answers the scores rest on, intervention by intervention where that differs."""
-    counts = tally.n_answers
-    if len(set(counts.values())) == 1:
-        return f"answers behind each score: {_range(*next(iter(counts.values())))}"
-    each = ", ".join(f"{patch} {_range(*ends)}" for patch, ends in counts.items())
-    return f"answers behind each score: {each}"
-
-
-def _range(least: int, most: int) -> str:
-    return str(least) if least == most else f"{least}–{most}"
+    """How many answers the scores rest on: from the fewest to the most."""
+    counts = [n for ends in tally.n_answers.values() for n in ends]
+    least, most = min(counts), max(counts)
+    return f"answers behind each score: {least if least == most else f'{least}–{most}'}"
 
 
 def _nth(number: int) -> str:

@@ -200,6 +200,9 @@ def _near_ties(tally: Tally) -> Text | None:
             lines.append(f"  {name:<8} {', '.join(ranges)}")
     if lines:
         sides = f"{KEPT:.0%} of the baseline"
+        base = tally.baseline
+        if base.ties_low != base.ties_high:
+            sides += f" (which they could make {base.ties_low:.2f}–{base.ties_high:.2f})"
         if SWAP in tally.patches:
             swapped = "the other score of the swap"
             sides = swapped if tally.patches == (SWAP,) else f"{sides}, or {swapped}"

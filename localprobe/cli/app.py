@@ -386,7 +386,13 @@ def show(
     ] = False,
     patch: Annotated[
         Optional[str],
-        typer.Option("--patch", "-p", metavar="NAME", help="With --misses: under this one."),
+        typer.Option(
+            "--patch",
+            "-p",
+            metavar="NAME",
+            help="With --misses: under this one.",
+            autocompletion=completion.swept_patches,
+        ),
     ] = None,
     layers: Annotated[
         Optional[str],

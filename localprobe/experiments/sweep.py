@@ -310,12 +310,10 @@ class Sweep:
                 written = before if ends or other is None else [*before, other]
                 text = model.detokenize(written)
                 is_over = ends or len(written) >= self.max_tokens
-                if other is not None and (is_over or self.task.is_settled(text, compared)):
-                    possible = {name: [s] for name, s in self._scores(text, *compared).items()}
-                else:
-                    possible = {name: [0.0, 1.0] for name in scores}
-                for name, values in possible.items():
-                    found[name] += values
+                if other is None or not (is_over or self.task.is_settled(text, compared)):
+                    return dict.fromkeys(scores, (0.0, 1.0))
+                for name, score in self._scores(text, *compared).items():
+                    found[name].append(score)
         ranges = {name: (min(values), max(values)) for name, values in found.items()}
         return {name: ends for name, ends in ranges.items() if ends[0] < ends[1]}
 

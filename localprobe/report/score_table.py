@@ -71,7 +71,8 @@ def head(tally: Tally, title: str, so_far: str | None = None) -> Text:
     elif tally.n_near_ties:
         share = tally.n_turning / tally.n_rows
         what = f"{share:.1%} of the answers" if tally.n_turning else "none"
-        lines.append(f"near ties that could change a score: {what}")
+        which = "taken to change any score" if tally.n_unseen_ties else "that could change a score"
+        lines.append(f"near ties {which}: {what}")
     if tally.n_used_by_tie:
         lines.append(f"used or not by a near tie: {tally.n_used_by_tie} of the examples tried")
     if SWAP in tally.patches:
@@ -212,7 +213,7 @@ def _near_ties(tally: Tally) -> Text | None:
         "of one prompt, as with --out, and of several."
     )
     if tally.n_unseen_ties:
-        lines.append("This run is of a version that did not note what they could change.")
+        lines.append("This run is of a version that did not note which scores they could change.")
     return Text("\n".join(lines), style="dim")
 
 

@@ -64,8 +64,9 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, manifest: Manifest) -> RunFolder:
-        """A new folder, or one that a run of the same kind left unfinished.
+        """A new folder, or one of a run of the same kind, which goes on or has come to its end.
 
+        One that was of fewer examples becomes one of so many.
         Raises LocalprobeError where the folder holds anything else, saying what differs.
         """
         if path.exists() and not (path / MANIFEST).exists() and not is_ours(path):

@@ -563,3 +563,17 @@ def test_growing_by_the_command_line(tiny_run: Command) -> None:
     code, out, err = tiny_run(*few, "-n", "2", "--out", "grown")
     assert (code, out) == (2, "")
     assert "it can grow, but not shrink" in err.splitlines()[-1]
+
+
+def test_near_ties_of_a_version_that_did_not_look_at_them(
+    tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--layers", "2:", "--out", "one")
+    with_ties("one", (2,))
+    (file,) = Path("one").rglob("rows.jsonl")
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace(', "ties": {"exact_match": [0.0, 1.0]}', ""), encoding="utf-8")
+    shown = command("show", "one")[1]
+    assert "near ties taken to change any score: 11.1% of the answers" in shown
+    assert "did not note which scores they could change" in shown
+    assert "near ties could move that to 2–3" in shown

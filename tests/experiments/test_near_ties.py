@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny import EOS
 
-from localprobe.engine.full import FullEngine
+from localprobe.engine.full import Answer, FullEngine, Tie
 from localprobe.engine.interventions import by_name
 from localprobe.engine.resume import ResumeEngine
 from localprobe.experiments.sweep import Sweep
@@ -21,7 +22,7 @@ MAX_TOKENS = 3
 
 
 class Letters:
-    """Right is what begins with a letter of the first half of all bytes, and goes on with one."""
+    """Right is what begins with two characters that are odd, or even, as the example is."""
 
     name = "letters"
     metrics = ("exact_match", "first")
@@ -34,11 +35,12 @@ class Letters:
         return [Example(n, f"say {word} now:", ("x",), word) for n, word in enumerate(words)]
 
     def score(self, text: str, example: Example) -> dict[str, float]:
-        low = [ord(char) % 2 == example.number % 2 for char in text[:2]]
-        return {"exact_match": float(all(low)), "first": float(all(low[:1]))}
+        right = [ord(char) % 2 == example.number % 2 for char in text[:2]]
+        return {"exact_match": float(all(right)), "first": float(all(right[:1]))}
 
     def is_settled(self, text: str, examples: Sequence[Example]) -> bool:
-        return len(text) >= 2
+        """Once there are two characters, or the first one is wrong."""
+        return len(text) >= 2 or any(not self.score(text, each)["first"] for each in examples)
 
 
 def answers(model: Model, task: Letters, example: Example, patch: str, layer: int) -> Iterator[str]:
@@ -90,7 +92,7 @@ def test_every_answer_that_ties_allow_is_within(
     task = Letters()
     with Model(tiny_file("llama"), threads=1) as model:
         engine = kind(model, noise=NOISE)
-        sweep = Sweep(engine, task, ["skip", "random"], [0, 2], all_examples=True)
+        sweep = Sweep(engine, task, ["skip", "random"], [0, 1, 2, 3], all_examples=True)
         rows = [row for row in sweep.run() if row]
         changing = several = 0
         for row in rows:
@@ -144,3 +146,29 @@ def test_which_examples_are_used_by_a_tie(tiny_file: Callable[[str], Path]) -> N
                 assert found[False] == turning
                 assert sweep.tally.n_used_by_tie == len(turning) > 0
         assert found[True] == []
+
+
+@pytest.mark.parametrize(
+    ("ties", "expected"),
+    [
+        # Example 0 is right where characters are even: a is odd, b and d are even.
+        ([Tie(0, (ord("a"),))], {"first": (0, 1)}),
+        ([Tie(0, (ord("d"),))], {"first": (0, 1), "exact_match": (0, 1)}),
+        ([Tie(1, (ord("c"), ord("e")))], {}),
+        ([Tie(1, (ord("c"), ord("d")))], {"exact_match": (0, 1)}),
+        ([Tie(0, (ord("a"),)), Tie(1, (ord("d"),))], {"first": (0, 1), "exact_match": (0, 1)}),
+        ([Tie(1, (EOS,))], {"exact_match": (0, 1)}),
+        ([Tie(1, None)], {"first": (0, 1), "exact_match": (0, 1)}),
+    ],
+)
+def test_each_tie_is_looked_at(
+    ties: list[Tie], expected: dict[str, object], tiny_file: Callable[[str], Path]
+) -> None:
+    """Of the answer "ba", of which the first character is right, and the second one is not."""
+    task = Letters()
+    with Model(tiny_file("llama"), threads=1) as model:
+        sweep = Sweep(FullEngine(model, noise=NOISE), task, ["skip"], [1])
+        (example, *_) = task.examples()
+        said = Answer((ord("b"), ord("a")), "ba", np.empty(0, np.float32), ties=tuple(ties))
+        assert model.detokenize(said.tokens) == said.text
+        assert sweep._ties(said, task.score(said.text, example), example) == expected

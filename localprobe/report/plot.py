@@ -96,7 +96,7 @@ def _curves(_figure: Any, axis: Any, run: Run) -> None:
         )
     axis.set_ylim(-0.02, 1.02)
     band = "bootstrap" if tally.has_bootstrap else "Wilson"
-    axis.set_ylabel(f"{tally.metric} ({_examples(run)}; 95 %, {band})")
+    axis.set_ylabel(f"{tally.metric} ({tally.baseline.n} examples; 95 %, {band})")
     axis.legend(fontsize="small", frameon=False)
     _name(axis, run)
     _layer_axis(axis, run)
@@ -114,7 +114,7 @@ def _heat_map(figure: Any, axis: Any, run: Run) -> None:
     places = range(0, len(tally.layers), step)
     axis.set_yticks(list(places), [str(tally.layers[place]) for place in places])
     axis.set_ylabel("layer")
-    axis.set_xlabel(f"whose answer is given ({_examples(run)})")
+    axis.set_xlabel(f"whose answer is given ({tally.baseline.n} examples)")
     depth = axis.secondary_yaxis("right")
     n_layer = run.manifest.n_layer
     depth.set_yticks(list(places), [f"{tally.layers[place] / n_layer:.0%}" for place in places])
@@ -124,13 +124,11 @@ def _heat_map(figure: Any, axis: Any, run: Run) -> None:
     _name(axis, run)
 
 
-def _examples(run: Run) -> str:
-    return f"unfinished: {run.so_far}" if run.so_far else f"{run.tally.baseline.n} examples"
-
-
 def _name(axis: Any, run: Run) -> None:
     title = f"{run.manifest.task} · {run.manifest.model_name}"
-    axis.set_title(visible(title).replace("$", r"\$"), fontsize="medium")
+    name = visible(title).replace("$", r"\$")
+    unfinished = f"\nunfinished: {run.so_far} so far" if run.so_far else ""
+    axis.set_title(name + unfinished, fontsize="medium")
 
 
 def _layer_axis(axis: Any, run: Run) -> None:

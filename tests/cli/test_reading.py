@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -471,9 +472,13 @@ def test_an_unfinished_run_says_how_much_there_is(tiny_run: Command, command: Co
     assert (found["finished"], found["n"], found["n_wanted"]) == (False, 2, 3)
     assert command("plot", "one/squad", "-o", "figure.svg")[0] == 0
     from localprobe import load_run
-    from localprobe.report.plot import _examples
+    from localprobe.report import plot
 
-    assert _examples(load_run("one/squad")) == "unfinished: 2 of 3 examples"
+    said = list[str]()
+    plot._name(
+        SimpleNamespace(set_title=lambda text, **_: said.append(text)), load_run("one/squad")
+    )
+    assert said == ["squad · llama\nunfinished: 2 of 3 examples so far"]
     assert repr(load_run("one/squad")) == (
         f"<Run squad, llama: skip at 2 layers, 2 of 3 examples in {Path('one/squad')}>"
     )

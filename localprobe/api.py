@@ -31,7 +31,7 @@ from localprobe.experiments.swap import Parting, SwapPlan, SwapRow
 from localprobe.models.opening import RESUME, LoadedModel, choose_engine, model_record, open_model
 from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.runs.folder import RunFolder
-from localprobe.runs.manifest import Manifest, new_manifest
+from localprobe.runs.manifest import Manifest, new_manifest, now
 from localprobe.runs.results import Run, read_run
 from localprobe.runs.rows import Row
 
@@ -355,6 +355,7 @@ class RunningSweep:
             self.sweep.tally,
             engine=engine,
             recipe=recipe,
+            n_examples=self.sweep.n_examples,
         )
         self._folder: RunFolder | None = None
         self._keep, self._found = keep, list[Row]()
@@ -386,6 +387,8 @@ class RunningSweep:
             if row is not None and self._keep:
                 self._found.append(row)
             yield row
+        tally, counts = self.sweep.tally, {"tried": self.sweep.tried, "used": self.sweep.used}
+        self.manifest.data.update(ended=now(), counts={"rows": tally.n_rows, **counts})
 
     def found(self) -> Run:
         """What was found so far; where it is written down, of examples that are whole."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_records_are_short_to_look_at(tiny_model: Model) -> None:
     assert repr(tiny_model) == "Model('llama', 4 blocks)"
     assert repr(probed).endswith(": random, skip; 8 rows>")
     assert f"flip layer {swapped.flip_layer}>" in repr(swapped)
-    assert "skip; 5 rows>" in repr(run)
+    assert "skip at " in repr(run)
 
 
 def test_layers_and_interventions_as_python_has_them(tiny_model: Model) -> None:
@@ -145,3 +146,41 @@ def test_a_closed_model_says_so(tiny_file: Callable[[str], Path]) -> None:
         with pytest.raises(LocalprobeError, match="closed"):
             use()
     opened.close()
+
+
+def test_a_run_as_a_data_frame(
+    tiny_file: Callable[[str], Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Frame:
+        """What pandas is asked for, where it is not installed."""
+
+        def __init__(self, records: list[dict[str, object]], columns: list[str]) -> None:
+            self.records, self.columns = records, columns
+
+    with Model(tiny_file("llama"), threads=1) as model:
+        run = sweep(model, "capitals", ["freeze", "swap"], n=2, all_examples=True, progress=False)
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=Frame))
+    frame = run.to_pandas()
+    assert frame.columns[:5] == ["patch", "metric", "layer", "score", "n"]
+    assert {*frame.columns} == frame.records[0].keys()
+    freeze = [each["score"] for each in frame.records if each["patch"] == "freeze"]
+    assert freeze == run.scores("freeze")[1:].tolist()
+    assert len(frame.records) == 3 + 2 * 4
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(LocalprobeError, match=r"run: pip install 'localprobe\[pandas\]'"):
+        run.to_pandas()
+
+
+def test_a_real_data_frame(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    pytest.importorskip("pandas")
+    with Model(tiny_file("llama"), threads=1) as model:
+        run = sweep(model, "capitals", ["skip"], n=2, all_examples=True, progress=False)
+    frame = run.to_pandas()
+    assert frame["score"].tolist() == run.scores("skip").tolist()
+
+
+def test_a_run_in_a_line(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    with Model(tiny_file("llama"), threads=1) as model:
+        run = sweep(model, "capitals", ["skip"], n=2, all_examples=True, progress=False)
+        assert run.is_finished
+        assert repr(run) == f"<Run capitals, {model.name}: skip at 4 layers, 2 examples>"

@@ -406,12 +406,32 @@ def show(
     metric: Annotated[
         Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
     ] = None,
+    misses: Annotated[
+        bool,
+        typer.Option(
+            "--misses", help="The wrong answers: asked, right, said; the clean model's, or --patch."
+        ),
+    ] = False,
+    patch: Annotated[
+        Optional[str],
+        typer.Option(
+            "--patch",
+            "-p",
+            metavar="NAME",
+            help="With --misses: under this one.",
+            autocompletion=completion.swept_patches,
+        ),
+    ] = None,
+    layers: Annotated[
+        Optional[str],
+        typer.Option(metavar="LAYERS", help="With --misses and --patch: at these layers."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """The table of a run, again."""
+    """The table of a run, again; or, with --misses, what was answered wrongly."""
     from localprobe.cli import reading
 
-    reading.show(runs, metric, json=json)
+    reading.show(runs, metric, only_misses=misses, patch=patch, layers=layers, json=json)
 
 
 @_command("localprobe export runs/quick --format md")

@@ -273,7 +273,7 @@ def run_and_show(
             run_with_bar(running.sweep, running.rows())
         else:
             view = SweepView(running.sweep, model.n_layer, running.manifest.title)
-            view.run(running.rows())
+            view.run(running.rows(), lambda: running.manifest.so_far(running.sweep.tally))
         return running.manifest, running.sweep.tally
 
 

@@ -13,6 +13,7 @@ from localprobe.files.foreign import escaped, printable
 from localprobe.report import documents
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
+from localprobe.report.misses import misses, misses_table
 from localprobe.report.score_table import report
 from localprobe.report.terminal import print_document, say, stdout_console
 from localprobe.runs import results
@@ -21,8 +22,21 @@ from localprobe.runs.results import Run
 from localprobe.runs.shard import WHOLE
 
 
-def show(paths: Sequence[Path], metric: str | None, *, json: bool) -> None:
+def show(
+    paths: Sequence[Path],
+    metric: str | None,
+    *,
+    only_misses: bool,
+    patch: str | None,
+    layers: str | None,
+    json: bool,
+) -> None:
+    if not only_misses and (patch, layers) != (None, None):
+        raise LocalprobeError("--patch and --layers are for --misses")
     runs = [run.by_metric(metric) for run in _runs(paths)]
+    if only_misses:
+        _show_misses(runs, patch, layers, json=json)
+        return
     if json:
         found = [documents.sweep_document(run.manifest, run.tally) for run in runs]
         print_document(found[0] if len(found) == 1 else found)
@@ -31,7 +45,25 @@ def show(paths: Sequence[Path], metric: str | None, *, json: bool) -> None:
     for number, run in enumerate(runs):
         if number:
             console.print()
-        console.print(report(console, run.tally, run.manifest.title, run.manifest.n_layer))
+        console.print(
+            report(console, run.tally, run.manifest.title, run.manifest.n_layer, run.so_far)
+        )
+
+
+def _show_misses(runs: Sequence[Run], patch: str | None, layers: str | None, *, json: bool) -> None:
+    found = [misses(run, patch, layers) for run in runs]
+    if json:
+        records = [
+            {"run": str(run.path), "task": run.manifest.task, "misses": records}
+            for run, records in zip(runs, found, strict=True)
+        ]
+        print_document(records[0] if len(records) == 1 else records)
+        return
+    console = stdout_console()
+    for number, (run, records) in enumerate(zip(runs, found, strict=True)):
+        if number:
+            console.print()
+        console.print(misses_table(console, run, patch, records))
 
 
 def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:

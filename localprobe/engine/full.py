@@ -18,6 +18,19 @@ from localprobe.llama.model import Model
 from localprobe.llama.residual import Keep
 
 CLEAN = Edit()
+_MOST_OTHERS = 64
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A token of an answer that was hardly likelier than others.
+
+    place: how many tokens of the answer stand before it. others: the tokens that rounding could
+    have put there; None where they are too many to tell.
+    """
+
+    place: int
+    others: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Answer:
     logits: (n_vocab,) of the first generated token.
     end: the end token, where the model gave one.
     margin: by how much the likeliest token was ahead of the next, where that was least; in logits.
+    ties: where that was no more than the engine's noise.
     is_finite: False where logits were not finite numbers, so that there is no answer.
     """
 
@@ -37,6 +51,7 @@ class Answer:
     end: int | None = None
     margin: float = np.inf
     is_finite: bool = True
+    ties: tuple[Tie, ...] = ()
 
     @property
     def all_tokens(self) -> tuple[int, ...]:
@@ -153,7 +168,7 @@ class FullEngine:
         self.model.reserve(len(prompt) + max_tokens)
         change = self._change(intervention, layer, example)
         first = self.model.evaluate(prompt, 0, change(0))
-        writing = Writing(self.model, prompt, max_tokens, stop, first)
+        writing = Writing(self.model, prompt, max_tokens, stop, first, self.noise)
         rewrites = intervention is not None and intervention.writes_generated
         self._go_on(writing, change, rewrites)
         return writing.answer()
@@ -178,7 +193,10 @@ class FullEngine:
 
 
 class Writing:
-    """An answer while it is written, greedily. logits: of the first token, (n_vocab,)."""
+    """An answer while it is written, greedily. logits: of the first token, (n_vocab,).
+
+    noise: the lead in logits up to which a token is tied with the likeliest one.
+    """
 
     def __init__(
         self,
@@ -187,6 +205,7 @@ class Writing:
         max_tokens: int,
         stop: Stop | None,
         logits: FloatArray,
+        noise: float | None = None,
     ) -> None:
         self.sequence = list(prompt)
         self.done = False
@@ -195,6 +214,7 @@ class Writing:
         self._max_tokens, self._first = max_tokens, logits
         self._end: int | None = None
         self._margin = np.inf
+        self._noise, self._ties = noise, list[Tie]()
         self.take(logits)
 
     def take(self, logits: FloatArray) -> None:
@@ -202,7 +222,10 @@ class Writing:
         token = int(np.argmax(logits))
         # Not by sorting: this is done for every token of every answer.
         second = max(part.max(initial=-np.inf) for part in (logits[:token], logits[token + 1 :]))
-        self._margin = min(self._margin, float(logits[token] - second))
+        lead = float(logits[token] - second)
+        self._margin = min(self._margin, lead)
+        if self._noise is not None and lead <= self._noise:
+            self._ties.append(self._tie(token, logits, self._noise))
         if self._model.ends_generation(token):
             self._end, self.done = token, True
             return
@@ -212,7 +235,15 @@ class Writing:
             self._stop is not None and self._stop(self._model.detokenize(written))
         )
 
+    def _tie(self, token: int, logits: FloatArray, noise: float) -> Tie:
+        behind = (logits[token] - logits).astype(np.float64)
+        others = np.flatnonzero(behind <= noise)
+        found = tuple(int(other) for other in others if other != token)
+        place = len(self.sequence) - self.n_prompt
+        return Tie(place, found if len(found) <= _MOST_OTHERS else None)
+
     def answer(self) -> Answer:
         written = tuple(self.sequence[self.n_prompt :])
         text = self._model.detokenize(written)
-        return Answer(written, text, self._first, self._end, self._margin)
+        ties = tuple(self._ties)
+        return Answer(written, text, self._first, self._end, self._margin, ties=ties)

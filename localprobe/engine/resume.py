@@ -176,7 +176,7 @@ class ResumeEngine(FullEngine):
             for p in range(shared, len(prompt))
         ]
         writings = [
-            Writing(model, prompt, max_tokens, stop, row)
+            Writing(model, prompt, max_tokens, stop, row, self.noise)
             for prompt, stop, row in zip(prompts, stops, kept.decode(model, rows), strict=True)
         ]
         while active := [i for i in everyone if not writings[i].done]:
@@ -254,7 +254,9 @@ class ResumeEngine(FullEngine):
             logits = self._step(active, layer, batches)
             for job, row in zip(active, logits, strict=True):
                 if job.writing is None:
-                    job.writing = Writing(self.model, job.run.prompt, max_tokens, job.stop, row)
+                    job.writing = Writing(
+                        self.model, job.run.prompt, max_tokens, job.stop, row, self.noise
+                    )
                 else:
                     job.writing.take(row)
             unfinished = [job for job in active if job.writing and not job.writing.done]

@@ -30,7 +30,7 @@ class Pace:
     def left(self, todo: Mapping[str, float]) -> float | None:
         """Seconds for this much more work of each kind; None before anything was done.
 
-        A kind not met yet is taken to go like the others.
+        A kind not met yet is taken to go like the others: work must be in one unit.
         """
         done = sum(self._done.values())
         if not done:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TypeVar
 
 from localprobe.engine.answers import top_tokens
@@ -18,7 +19,9 @@ from localprobe.engine.interventions import Intervention, by_name, defined_layer
 from localprobe.errors import LocalprobeError, NotFiniteError, did_you_mean
 from localprobe.experiments.pace import Pace
 from localprobe.experiments.swap import SwapPlan, plan_swap
+from localprobe.experiments.work import Work
 from localprobe.prompts.encoder import Encoder
+from localprobe.runs.growth import growing
 from localprobe.runs.rows import CLEAN, Row
 from localprobe.runs.shard import WHOLE, Shard
 from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, Column, Tally
@@ -75,14 +78,14 @@ class Sweep:
             raise LocalprobeError(f"--max-prompt-tokens is not for the task {task.name}")
         if SWAP in patches:
             self._check_swap()
-        self._check_examples()
+        self._n_layer = engine.model.n_layer
+        self._work = self._check_examples()
         self.tally = Tally(
             columns, self.metric, chance(task), knows_near_ties=engine.noise is not None
         )
         self._known: dict[int, list[Row]] = defaultdict(list)
-        self._n_layer = engine.model.n_layer
         self._pace = Pace()
-        self._done: Counter[str] = Counter()
+        self._done: Counter[tuple[str, int | None]] = Counter()
         self._waiting: deque[Row] = deque()
         self._block: tuple[int, list[CleanRun]] | None = None
 
@@ -110,21 +113,43 @@ class Sweep:
         if self._n == 1 and not all(each.partner for each in self._examples):
             raise LocalprobeError("a swap sweep needs at least 2 examples to swap between")
 
-    def _check_examples(self) -> None:
-        """Raise LocalprobeError for an example that could not be done, before any is begun."""
+    def _check_examples(self) -> Work:
+        """Raise LocalprobeError for an example that could not be done, before any is begun.
+
+        Returns how much work they are.
+        """
+        prompts, n_tokens, n_swapped = list[list[int]](), list[int](), list[int]()
         for number, example in enumerate(self._examples):
             try:
                 if example.body is None:
-                    n_tokens = len(self._encoder.tokens(example.prompt))
-                    self._engine.model.check_length(n_tokens + self.max_tokens)
+                    tokens = self._encoder.tokens(example.prompt)
+                    self._engine.model.check_length(len(tokens) + self.max_tokens)
+                    prompts = [*prompts[-1:], tokens]
+                    n_tokens.append(len(tokens))
+                elif self._most is not None:
+                    n_tokens.append(self._most)
                 if SWAP in self._patches:
                     other = self._examples[(number + 1) % len(self._examples)]
                     new = (example.partner or other).subject
-                    plan_swap(self._encoder, example.prompt, example.subject, new)
+                    plan = plan_swap(self._encoder, example.prompt, example.subject, new)
+                    n_swapped.append(len(plan.prompt) - min(plan.at))
             except LocalprobeError as error:
                 raise LocalprobeError(f"example {example.number}: {error}") from None
+        return Work(
+            self._n_layer,
+            sum(n_tokens) / max(1, len(n_tokens)),
+            _n_shared(*prompts) if len(prompts) > 1 else 0,
+            sum(n_swapped) / max(1, len(n_swapped)),
+            self.max_tokens,
+            is_whole=self._engine.name == FullEngine.name,
+        )
 
     # Progress
+
+    @property
+    def n_examples(self) -> int:
+        """How many the task has, used or not."""
+        return len(self._examples)
 
     @property
     def expected(self) -> int:
@@ -146,22 +171,25 @@ class Sweep:
         return 0.0 if left is None else elapsed / (elapsed + left)
 
     def _work_left(self) -> dict[str, float]:
-        """Examples still to try, and for each intervention the blocks still to compute."""
+        """For the clean model and for each intervention, what is still to be computed."""
+        together = self._engine.batch_size
         if self.used == self._n:
-            left = {CLEAN: 0.0}
+            to_try = 0.0
         else:
             untried = len(self._examples) - self.tried
             more = (self.expected - self.used) / max(1, self.used) * self.tried
-            left = {CLEAN: min(untried, more) if self.used else float(untried)}
+            to_try = min(untried, more) if self.used else float(untried)
+        left = {CLEAN: to_try * self._work.clean(together)}
         mine = len(range(self.shard.number - 1, self.expected, self.shard.count))
         for column in self.tally.columns:
             if column.metric != MODIFIED:
-                each = sum(self._work(layer) for layer in column.layers)
-                left[column.patch] = max(0, mine * each - self._done[column.patch])
+                patch = column.patch
+                todo = [mine - self._done[patch, layer] for layer in column.layers]
+                left[patch] = sum(
+                    max(0, n) * self._work.cell(patch, layer, together)
+                    for n, layer in zip(todo, column.layers, strict=True)
+                )
         return left
-
-    def _work(self, layer: int | None) -> int:
-        return self._n_layer - (layer or 0)
 
     # Computing
 
@@ -172,16 +200,18 @@ class Sweep:
         is nothing to tell but that time goes by.
         Raises LocalprobeError (exit code 1) when the clean model gets no example right.
         """
-        for pairs in _batches(self._pairs(), _growing(self._engine.batch_size)):
+        self._pace = Pace()
+        for pairs in _batches(self._pairs(), growing(self._engine.batch_size)):
             yield from self._clean_rows()
             for row in self._known_cells(pairs):
-                self._done[row.patch] += self._work(row.layer)
+                self._done[row.patch, row.layer] += 1
                 yield self._counted(row)
             to_do = {pair[0].example.number for pair in pairs} - self._known.keys()
             for patch in self._patches if to_do else ():
                 for row in self._cells(patch, pairs):
-                    self._done[patch] += self._work(row.layer)
-                    self._pace.did(patch, self._work(row.layer))
+                    if row.example in to_do:
+                        self._done[patch, row.layer] += 1
+                    self._pace.did(patch, self._work.cell(patch, row.layer or 0, len(pairs)))
                     # Known ones share the decodes as before, so that the others do not change.
                     yield self._counted(row) if row.example in to_do else None
             yield None
@@ -233,7 +263,11 @@ class Sweep:
         example, run = candidate.example, self._run_of(candidate)
         if not run.answer.is_finite:
             return Row(example.number, CLEAN, None, "", {}, (), used=False, not_finite=True)
+        shown = self._cut(example)
         scores = self.task.score(run.answer.text, example)
+        is_near_tie = self._is_near_tie(run.answer)
+        ties = self._ties(run.answer, scores, example) if is_near_tie else None
+        low, high = (ties or {}).get(self.metric, (scores[self.metric],) * 2)
         return Row(
             example=example.number,
             patch=CLEAN,
@@ -242,12 +276,55 @@ class Sweep:
             scores=scores,
             top=top_tokens(self._engine.model, run.answer.logits),
             used=self._is_used(scores),
-            cut=self._cut(example) is not example,
-            near_tie=self._is_near_tie(run.answer),
+            cut=shown is not example,
+            near_tie=is_near_tie,
+            ties=ties,
+            used_by_tie=not self._all and low <= 0 < high,
+            prompt=shown.prompt,
+            accepted=shown.answers,
+            subject=shown.subject,
         )
 
     def _is_near_tie(self, answer: Answer) -> bool:
         return self._engine.noise is not None and answer.margin <= self._engine.noise
+
+    def _ties(
+        self,
+        answer: Answer,
+        scores: Mapping[str, float],
+        example: Example,
+        partner: Example | None = None,
+    ) -> dict[str, tuple[float, float]]:
+        """By metric, the lowest and highest score that the answer could have had; see `Row`.
+
+        An answer that a near tie turns goes on as it is up to there, and then with one of the
+        tied tokens. Where that settles its scores, they are known. Where it does not, whatever
+        follows is not known, and each score may be any.
+        """
+        model, found = self._engine.model, {name: [score] for name, score in scores.items()}
+        compared = (example, partner) if partner else (example,)
+        for tie in answer.ties:
+            before = list(answer.tokens[: tie.place])
+            for other in (None,) if tie.others is None else tie.others:
+                ends = other is not None and model.ends_generation(other)
+                written = before if ends or other is None else [*before, other]
+                text = model.detokenize(written)
+                is_over = ends or len(written) >= self.max_tokens
+                if other is None or not (is_over or self.task.is_settled(text, compared)):
+                    return dict.fromkeys(scores, (0.0, 1.0))
+                for name, score in self._scores(text, *compared).items():
+                    found[name].append(score)
+        ranges = {name: (min(values), max(values)) for name, values in found.items()}
+        return {name: ends for name, ends in ranges.items() if ends[0] < ends[1]}
+
+    def _scores(
+        self, text: str, example: Example, partner: Example | None = None
+    ) -> Mapping[str, float]:
+        scores = self.task.score(text, example)
+        if partner is None:
+            return scores
+        modified = self.task.score(text, partner)[self.metric]
+        return {ORIGINAL: scores[self.metric], MODIFIED: modified}
 
     def _run_of(self, candidate: _Candidate) -> CleanRun:
         """The clean run of an example, which is computed along with its neighbours."""
@@ -261,7 +338,9 @@ class Sweep:
                     max_tokens=self.max_tokens,
                     stops=[self._settled(example) for example in examples],
                 )
-                self._pace.did(CLEAN, len(examples))
+                for each in runs:
+                    self._work.saw(len(each.answer.all_tokens))
+                self._pace.did(CLEAN, len(examples) * self._work.clean(len(examples)))
                 self._block = start, runs
             candidate.run = self._block[1][candidate.index]
         return candidate.run
@@ -311,19 +390,20 @@ class Sweep:
             top=(),
             partner=partner.number if partner and partner is not example.partner else None,
             last_token_only=one.last_only,
+            new=partner.subject if partner else "",
+            new_accepted=partner.answers if partner else (),
         )
         if not answer.is_finite:
             return replace(row, not_finite=True)
-        scores = self.task.score(answer.text, example)
-        if partner:
-            modified = self.task.score(answer.text, partner)[self.metric]
-            scores = {ORIGINAL: scores[self.metric], MODIFIED: modified}
+        scores = self._scores(answer.text, example, partner)
+        is_near_tie = self._is_near_tie(answer)
         return replace(
             row,
             answer=answer.text,
             scores=scores,
             top=top_tokens(self._engine.model, answer.logits),
-            near_tie=self._is_near_tie(answer),
+            near_tie=is_near_tie,
+            ties=self._ties(answer, scores, example, partner) if is_near_tie else None,
         )
 
     def _partner(self, pair: _Pair) -> Example:
@@ -419,15 +499,13 @@ def _columns(
     return columns
 
 
+def _n_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two prompts begin with in common."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 T = TypeVar("T")
-
-
-def _growing(most: int) -> Iterator[int]:
-    """1, 2, 4 … most, most, …: the whole table is there after the first example."""
-    size = 1
-    while True:
-        yield min(size, most)
-        size = min(2 * size, most)
 
 
 def _batches(items: Iterable[T | None], sizes: Iterator[int]) -> Iterator[list[T]]:

@@ -110,23 +110,44 @@ def bench_document(loaded: LoadedModel, result: BenchResult, size: int) -> dict[
 
 
 def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
-    """baseline: the clean model on every example tried; used: on those that were swept."""
+    """baseline: the clean model on every example tried; used: on those that were swept.
+
+    near_ties: how many answers are some; near_ties_changing: how many of these could change a
+    score; used_by_near_tie: how many examples are used, or not, by one.
+    transition_ranges: [earliest, latest], however near ties fall; earliest null: nowhere in any
+    case; latest null: possibly nowhere.
+    """
     return {
         "model": manifest.data["model"],
         "task": manifest.data["experiment"]["task"],
         "n": tally.baseline.n,
+        "finished": manifest.is_finished,
+        "n_wanted": manifest.n_wanted,
         "seed": manifest.data["experiment"]["seed"],
         "metric": tally.metric,
         "chance": tally.chance,
-        "baseline": {"score": mean(tally.clean), "n": tally.clean.n},
-        "used": {"score": mean(tally.baseline), "n": tally.baseline.n},
+        "baseline": _mean_record(tally.clean),
+        "used": _mean_record(tally.baseline),
         "cut": tally.n_cut,
         "not_finite": tally.n_not_finite,
         "near_ties": tally.n_near_ties if tally.knows_near_ties else None,
+        "near_ties_changing": tally.n_turning if tally.knows_near_ties else None,
+        "used_by_near_tie": tally.n_used_by_tie if tally.knows_near_ties else None,
         "last_token_only": tally.n_last_token_only,
         "rows": score_records(tally),
         "transitions": {patch: tally.transition(patch) for patch in tally.patches},
+        "transition_ranges": {patch: _reach(tally, patch) for patch in tally.patches},
     }
+
+
+def _mean_record(score: Score) -> dict[str, Any]:
+    ties = {"ties_low": score.ties_low, "ties_high": score.ties_high}
+    return {"score": mean(score), "n": score.n, **ties}
+
+
+def _reach(tally: Tally, patch: str) -> list[int | None] | None:
+    reach = tally.reach(patch)
+    return None if reach is None else [reach.earliest, reach.latest]
 
 
 def mean(score: Score) -> float | None:

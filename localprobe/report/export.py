@@ -11,6 +11,7 @@ from typing import Any
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import escaped
 from localprobe.report.documents import mean, score_records
+from localprobe.report.misses import asked_of
 from localprobe.report.terminal import json_text
 from localprobe.runs.results import Run
 
@@ -24,6 +25,7 @@ def exported(runs: Sequence[Run], form: str, *, rows: bool) -> str:
         return "".join(json_text(record) + "\n" for record in records)
     names = list(dict.fromkeys(name for record in records for name in record))
     if form == "csv":
+        records = [{name: _in_csv(value) for name, value in each.items()} for each in records]
         text = io.StringIO()
         # Quotes around all texts: before Python 3.13, a lone \r would get none, and end a row.
         writer = csv.DictWriter(
@@ -57,7 +59,9 @@ def _scores(run: Run) -> list[dict[str, Any]]:
 
 def _answers(run: Run) -> list[dict[str, Any]]:
     records = []
+    asked = asked_of(run)
     for row in run.rows:
+        clean = asked[row.example]
         record = {
             **_about(run),
             "example": row.example,
@@ -69,6 +73,11 @@ def _answers(run: Run) -> list[dict[str, Any]]:
             "last_token_only": row.last_token_only,
             "not_finite": row.not_finite,
             "near_tie": row.near_tie,
+            "prompt": clean.prompt or None,
+            "subject": clean.subject or None,
+            "accepted": list(clean.accepted) or None,
+            "new": row.new or None,
+            "new_accepted": list(row.new_accepted) or None,
             "answer": row.answer,
         }
         first = {
@@ -77,7 +86,13 @@ def _answers(run: Run) -> list[dict[str, Any]]:
         }
         for name in row.scores.keys() & {**record, **first}.keys():
             raise LocalprobeError(f"{run.path} is damaged: no score can be called {name!r}")
-        records.append({**record, **row.scores, **first})
+        ties = {
+            f"{name}_ties_{end}": score
+            for name in row.scores
+            for end, score in zip(("low", "high"), row.could_score(name), strict=True)
+        }
+        knows = run.tally.knows_near_ties
+        records.append({**record, **row.scores, **(ties if knows else {}), **first})
     return records
 
 
@@ -86,8 +101,19 @@ def _about(run: Run) -> dict[str, Any]:
     return {"run": str(run.path), **about}
 
 
+def _in_csv(value: object) -> object:
+    r"""Texts on one line: \n is a newline, \r a carriage return, \\ a backslash."""
+    if isinstance(value, list):
+        value = " | ".join(value)
+    if not isinstance(value, str):
+        return value
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
 def _in_cell(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, list):
+        value = " | ".join(value)
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     return escaped(text.replace("\\", "\\\\").replace("|", "\\|"))

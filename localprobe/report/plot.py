@@ -126,7 +126,9 @@ def _heat_map(figure: Any, axis: Any, run: Run) -> None:
 
 def _name(axis: Any, run: Run) -> None:
     title = f"{run.manifest.task} · {run.manifest.model_name}"
-    axis.set_title(visible(title).replace("$", r"\$"), fontsize="medium")
+    name = visible(title).replace("$", r"\$")
+    unfinished = f"\nunfinished: {run.so_far} so far" if run.so_far else ""
+    axis.set_title(name + unfinished, fontsize="medium")
 
 
 def _layer_axis(axis: Any, run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,19 +17,29 @@ from localprobe.report.terminal import (
     speaks_unicode,
     visible,
 )
-from localprobe.runs.tally import KEPT, SWAP, Column, Score, Tally
+from localprobe.runs.tally import KEPT, SWAP, Column, Reach, Score, Tally
 
 _NUMBER, _INTERVAL = 4, 7
+OPEN = "~"
+"""Marks a score that near ties could take to the other side of what is asked of it."""
 INTERVALS = "95 %, by bootstrap over examples; of shares, where all scores are 0 or 1, Wilson's"
 
 
-def report(console: Console, tally: Tally, title: str, n_layer: int) -> Group:
-    """All there is to see of a sweep."""
+def report(
+    console: Console, tally: Tally, title: str, n_layer: int, so_far: str | None = None
+) -> Group:
+    """All there is to see of a sweep. so_far: how much there is of one that is unfinished."""
     table = score_table(console, tally)
-    return Group(head(tally, title), "", table, "", summary(tally, n_layer))
+    parts: list[RenderableType] = [head(tally, title, so_far), "", table]
+    if signs := _signs(tally):
+        parts.append(Text(signs, style="dim"))
+    parts += ["", summary(tally, n_layer, so_far)]
+    if near := _near_ties(tally):
+        parts += ["", near]
+    return Group(*parts)
 
 
-def head(tally: Tally, title: str) -> Text:
+def head(tally: Tally, title: str, so_far: str | None = None) -> Text:
     """What was swept, and what the model does when it is left alone."""
     clean, used = tally.clean, tally.baseline
     of = "" if len(tally.clean_metrics) < 2 else f" {tally.metric}"
@@ -44,6 +54,8 @@ def head(tally: Tally, title: str) -> Text:
         for metric in tally.clean_metrics
         if metric != tally.metric
     ]
+    if so_far:
+        lines.insert(1, f"unfinished: {so_far} so far")
     if others:
         lines[-1] += f" ({', '.join(others)})"
     if tally.chance and tally.metric in tally.chance:
@@ -57,8 +69,12 @@ def head(tally: Tally, title: str) -> Text:
     if not tally.knows_near_ties:
         lines.append("near ties, which rounding may turn: not measured on this model")
     elif tally.n_near_ties:
-        share = tally.n_near_ties / tally.n_rows
-        lines.append(f"near ties, which rounding may turn: {share:.1%} of the answers")
+        share = tally.n_turning / tally.n_rows
+        what = f"{share:.1%} of the answers" if tally.n_turning else "none"
+        which = "taken to change any score" if tally.n_unseen_ties else "that could change a score"
+        lines.append(f"near ties {which}: {what}")
+    if tally.n_used_by_tie:
+        lines.append(f"used or not by a near tie: {tally.n_used_by_tie} of the examples tried")
     if SWAP in tally.patches:
         by = "" if len(tally.clean_metrics) < 2 else f" ({tally.swap_metric})"
         lines.append(f"swap: original, modified = whose answer is given{by}")
@@ -83,7 +99,7 @@ def score_table(console: Console, tally: Tally, most_rows: int | None = None) ->
         if len(title) > width:
             title = title.replace(" ", "\n")
         table.add_column(title, no_wrap=True, max_width=max(width, _NUMBER))
-    for layer in _thinned(tally.layers, most_rows):
+    for layer in thinned(tally.layers, most_rows)[0]:
         cells = [_cell(console, tally, column, layer, width) for column in columns]
         table.add_row(str(layer), *cells)
     return table
@@ -97,16 +113,36 @@ def _cell(console: Console, tally: Tally, column: Column, layer: int, width: int
     left = width - _NUMBER
     with_interval = left >= _INTERVAL + 4
     bar_width = min(20, left - 1 - (_INTERVAL if with_interval else 0))
+    is_open = tally.is_open(column, layer)
+    if is_open and left:
+        cell.append(OPEN, style="bold")
+    elif is_open:
+        cell.stylize("underline")
     if bar_width >= 2:
         drawn = bar(score.score, bar_width, unicode=speaks_unicode(console))
-        cell.append(" ").append(drawn, style=heat(score.score))
+        cell.append("" if is_open else " ").append(drawn, style=heat(score.score))
     if with_interval:
         cell.append(f" {_interval(score)}", style="dim")
     return cell
 
 
-def summary(tally: Tally, n_layer: int) -> Text:
-    """From which layer on each intervention no longer matters."""
+def _signs(tally: Tally) -> str:
+    """What the signs in the table mean, of those that are in it."""
+    empty = [
+        layer in column.layers
+        for column in tally.columns
+        for layer in tally.layers
+        if tally.score(column.patch, column.metric, layer) is None
+    ]
+    undefined = ["– not defined at this layer"] if False in empty else []
+    return "   ".join([*undefined, *(["· no answer to score"] if True in empty else [])])
+
+
+def summary(tally: Tally, n_layer: int, so_far: str | None = None) -> Text:
+    """From which layer on each intervention no longer matters, and whether near ties decide that.
+
+    so_far: how much there is of a sweep that is unfinished.
+    """
     if tally.baseline.n == 0:
         return Text("no example was used, so there is nothing to conclude")
     lines = []
@@ -118,15 +154,67 @@ def summary(tally: Tally, n_layer: int) -> Text:
         else:
             effect = f"≥ {KEPT:.0%} of the baseline"
             never = f"the score does not stay ≥ {KEPT:.0%} of the baseline"
+        name = f"{patch:<8} so far" if so_far else f"{patch:<8}"
         if patch != SWAP and tally.baseline.score == 0:
-            lines.append(f"{patch:<8} there is nothing to lose: the baseline is 0")
+            lines.append(f"{name} there is nothing to lose: the baseline is 0")
         elif layer is None:
-            lines.append(f"{patch:<8} {never} at any layer shown")
+            lines.append(f"{name} {never} at any layer shown")
         else:
             where = f"from layer {layer} on ({layer / n_layer:.0%} of depth)"
             where += limits(patch, layer, layers, n_layer)
-            lines.append(f"{patch:<8} {effect} {where}")
+            lines.append(f"{name} {effect} {where}")
+        if tally.n_turning and (reach := tally.reach(patch)):
+            lines.append(f"{'':<8} {_however(layer, reach, tally)}")
     return Text("\n".join(lines))
+
+
+def _however(layer: int | None, reach: Reach, tally: Tally) -> str:
+    """Whether a claim survives every way that near ties can fall. layer: where it puts the change.
+
+    Which examples are used may hang on near ties, too; of others, nothing is known.
+    """
+    if reach.earliest == reach.latest == layer:
+        of = " for these examples" if tally.n_used_by_tie else ""
+        return f"holds{of} however near ties fall"
+    if layer is None:
+        return f"near ties could make it so from layer {reach.earliest} on"
+    if reach.latest is not None:
+        return f"near ties could move that to {reach.earliest}–{reach.latest}"
+    to = "a later layer" if reach.earliest == layer else f"{reach.earliest} or a later layer"
+    return f"near ties could move that to {to}, or undo it"
+
+
+def _near_ties(tally: Tally) -> Text | None:
+    """What near ties are, and the scores that they decide on."""
+    if not tally.n_turning:
+        return None
+    lines = []
+    for column in tally.columns:
+        ranges = [
+            f"{layer}:{score.ties_low:.2f}–{score.ties_high:.2f}"
+            for layer in column.layers
+            if (score := tally.score(column.patch, column.metric, layer))
+            and tally.is_open(column, layer)
+        ]
+        if ranges:
+            name = f"{SWAP} {column.metric}" if column.patch == SWAP else column.patch
+            lines.append(f"  {name:<8} {', '.join(ranges)}")
+    if lines:
+        sides = f"{KEPT:.0%} of the baseline"
+        base = tally.baseline
+        if base.ties_low != base.ties_high:
+            sides += f" (which they could make {base.ties_low:.2f}–{base.ties_high:.2f})"
+        if SWAP in tally.patches:
+            swapped = "the other score of the swap"
+            sides = swapped if tally.patches == (SWAP,) else f"{sides}, or {swapped}"
+        lines.insert(0, f"{OPEN} near ties could take the score across {sides}; layer:range")
+    lines.append(
+        "Near ties fall as rounding has it, which differs between machines, and between decodes "
+        "of one prompt, as with --out, and of several."
+    )
+    if tally.n_unseen_ties:
+        lines.append("This run is of a version that did not note which scores they could change.")
+    return Text("\n".join(lines), style="dim")
 
 
 def limits(patch: str, layer: int, shown: Sequence[int], n_layer: int) -> str:
@@ -143,9 +231,10 @@ def _interval(score: Score) -> str:
     return f"{round(100 * score.low)}–{round(100 * score.high)}"
 
 
-def _thinned(layers: Sequence[int], most: int | None) -> Sequence[int]:
-    """Evenly fewer layers, where a terminal is too low for all; the last one is always there."""
-    if most is None or len(layers) <= most:
-        return layers
-    step = -(-len(layers) // most)
-    return list(reversed(layers[::-1][::step]))
+def thinned(layers: Sequence[int], most: int | None) -> tuple[Sequence[int], int]:
+    """Every so-many-th of the layers, where a terminal is too low for all, and which that is.
+
+    The last one is always there.
+    """
+    step = 1 if most is None else -(-len(layers) // most)
+    return list(reversed(layers[::-1][::step])), step

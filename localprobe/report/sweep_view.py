@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -12,9 +12,10 @@ from rich.text import Text
 from tqdm import tqdm
 
 from localprobe.experiments.sweep import Sweep
-from localprobe.report.score_table import head, report, score_table
+from localprobe.report.score_table import head, report, score_table, thinned
 from localprobe.report.terminal import duration, is_live, say, stdout_console
 from localprobe.runs.rows import Row
+from localprobe.runs.tally import Tally
 
 _PROGRESS_STEPS = 1000
 _SECONDS_BETWEEN_LINES = 30
@@ -30,8 +31,20 @@ class SweepView:
         self._console = stdout_console()
         self._started = time.monotonic()
 
-    def run(self, rows: Rows) -> None:
-        """Draw out all rows; the last thing shown is the complete table."""
+    def run(self, rows: Rows, so_far: Callable[[], str | None]) -> None:
+        """Draw out all rows; the last thing shown is the complete table.
+
+        Where that is interrupted, it is the table as it stands, with `so_far`: how much there is.
+        """
+        try:
+            self._draw(rows)
+        except KeyboardInterrupt:
+            if self._sweep.tally.n_rows:
+                self._console.print(self._final(so_far()))
+            raise
+        self._console.print(self._final(None))
+
+    def _draw(self, rows: Rows) -> None:
         if is_live(self._console):
             with Live(
                 get_renderable=self._live,
@@ -43,23 +56,36 @@ class SweepView:
                     pass
         else:
             run_with_bar(self._sweep, rows)
-        self._console.print(self._final())
 
     def _live(self) -> RenderableType:
         tally = self._sweep.tally
         heading = head(tally, self._title)
         progress = Text(self._progress(), style="bold")
-        fixed = len(heading.plain.splitlines()) + 6
-        rows = max(1, self._console.height - fixed)
+        width = self._console.width
+
+        def below(shown: int, step: int) -> list[Text]:
+            left_out = f"only layer {tally.layers[-1]} shown" if shown == 1 else ""
+            left_out = left_out or f"every {_nth(step)} layer shown"
+            notes = [_resting(tally), *([left_out] if step > 1 else [])]
+            return [progress, Text(" · ".join(notes), style="dim")]
+
+        lines = sum(len(text.wrap(self._console, width)) for text in below(2, 10))
+        rows = max(1, self._console.height - len(heading.plain.splitlines()) - 5 - lines)
         table = score_table(self._console, tally, rows)
         wrapped = max(str(column.header).count("\n") for column in table.columns)
         if wrapped:
-            table = score_table(self._console, tally, max(1, rows - wrapped))
-        return Group(heading, "", table, "", progress)
+            rows = max(1, rows - wrapped)
+            table = score_table(self._console, tally, rows)
+        shown, step = thinned(tally.layers, rows)
+        return Group(heading, "", table, "", *below(len(shown), step))
 
-    def _final(self) -> RenderableType:
-        took = Text(f"{duration(time.monotonic() - self._started)} elapsed", style="dim")
-        return Group(report(self._console, self._sweep.tally, self._title, self._n_layer), took)
+    def _final(self, so_far: str | None) -> RenderableType:
+        """so_far: how much there is of a sweep that was interrupted."""
+        tally = self._sweep.tally
+        took = f"{duration(time.monotonic() - self._started)} elapsed"
+        below = f"{_resting(tally)}\n{took}" if so_far else took
+        shown = report(self._console, tally, self._title, self._n_layer, so_far)
+        return Group(shown, Text(below, style="dim"))
 
     def _progress(self) -> str:
         sweep = self._sweep
@@ -67,6 +93,19 @@ class SweepView:
         line += f"{duration(time.monotonic() - self._started)} elapsed"
         left = sweep.seconds_left
         return line if left is None else f"{line} · about {duration(left)} left"
+
+
+def _resting(tally: Tally) -> str:
+    """How many answers the scores rest on: from the fewest to the most."""
+    counts = [n for ends in tally.n_answers.values() for n in ends]
+    least, most = min(counts), max(counts)
+    return f"answers behind each score: {least if least == most else f'{least}–{most}'}"
+
+
+def _nth(number: int) -> str:
+    """2nd, 3rd, 4th, 11th, 21st."""
+    teens = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
 def run_with_bar(sweep: Sweep, rows: Rows) -> None:

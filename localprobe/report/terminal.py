@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -62,7 +63,8 @@ def say(message: str) -> None:
 def say_on_terminal(message: str) -> None:
     """A line for someone who waits; like a progress bar, for nobody else."""
     if sys.stderr is not None and sys.stderr.isatty():
-        say(message)
+        for line in textwrap.wrap(message, max(20, shutil.get_terminal_size().columns - 1)):
+            say(line)
 
 
 def print_document(document: object) -> None:

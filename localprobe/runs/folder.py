@@ -16,7 +16,9 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import printable
+from localprobe.runs.growth import check_growth, first_to_redo
 from localprobe.runs.manifest import (
+    FORMAT,
     MANIFEST,
     Cell,
     Manifest,
@@ -62,8 +64,9 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, manifest: Manifest) -> RunFolder:
-        """A new folder, or one that a run of the same kind left unfinished.
+        """A new folder, or one of a run of the same kind, which goes on or has come to its end.
 
+        One that was of fewer examples becomes one of so many.
         Raises LocalprobeError where the folder holds anything else, saying what differs.
         """
         if path.exists() and not (path / MANIFEST).exists() and not is_ours(path):
@@ -89,7 +92,13 @@ class RunFolder:
         known: list[Row] = []
         if (path / MANIFEST).exists():
             found = read_manifest(path)
-            differing = differences(found, manifest)
+            if found.data["format"] != FORMAT:
+                by = printable(str(found.data["localprobe"]), 20)
+                raise LocalprobeError(
+                    f"{path} holds a run of localprobe {by}, whose rows say less than those of "
+                    "this version: it can be shown, but not gone on with; choose another --out"
+                )
+            differing = differences(found, manifest, "experiment n")
             if differing:
                 raise LocalprobeError(
                     f"{path} holds another run: {'; '.join(differing)}; choose another --out"
@@ -99,6 +108,12 @@ class RunFolder:
                     f"{path / MANIFEST} is damaged: its {key} cannot be that of this experiment; "
                     "choose another --out"
                 )
+            if found.n != manifest.n:
+                try:
+                    check_growth(found, manifest.n)
+                except LocalprobeError as error:
+                    raise LocalprobeError(f"{path}: {error}") from None
+                _grow(path, found, manifest.n)
             noise = joint_noise([found, manifest])
             if noise != found.noise and not found.data["ended"]:
                 found.data["noise"] = noise
@@ -185,17 +200,38 @@ def _writing(path: Path, what_to_do: str = _GO_ON) -> Iterator[None]:
         raise LocalprobeError(f"cannot write to {path}: {reason}; {what_to_do}") from None
 
 
+def _grow(path: Path, found: Manifest, n: int | None) -> None:
+    """Make a run one of more examples, without the rows that would be others then.
+
+    At every moment the folder is a run that can be gone on with: unfinished, then shorter, then
+    of more examples.
+    """
+    found.data.update(ended=None, counts=None)
+    write_manifest(path, found)
+    reader = _read(path, found)
+    redo = first_to_redo(found, reader.whole)
+    length = reader.length if redo is None else reader.starts[redo]
+    _truncate(path / ROWS, length)
+    found.data["experiment"]["n"] = n
+    write_manifest(path, found)
+
+
 def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
     """The rows of the whole examples at the beginning of the file, and its length up to there.
 
     What follows them is what was being written when the run was killed.
     Raises LocalprobeError where something is damaged before that.
     """
+    reader = _read(path, manifest)
+    return reader.whole, reader.length
+
+
+def _read(path: Path, manifest: Manifest) -> _Reader:
     file = path / ROWS
     refuse_links(file)
-    if not file.exists():
-        return [], 0
     reader = _Reader(manifest)
+    if not file.exists():
+        return reader
     position = 0
     try:
         with file.open("rb") as lines:
@@ -218,15 +254,20 @@ def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
                     raise LocalprobeError(f"{file}, line {number}: damaged: {reason}") from None
     except OSError as error:
         raise LocalprobeError(f"cannot read {file}: {error.strerror}") from None
-    return reader.whole, reader.length
+    return reader
 
 
 class _Reader:
-    """Takes rows as they come, each in its place or not at all."""
+    """Takes rows as they come, each in its place or not at all.
+
+    whole: the rows of whole examples. length: of the file up to their end. starts: where each of
+    them begins.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self.whole: list[Row] = []
         self.length = 0
+        self.starts: dict[int, int] = {}
         self._cells = manifest.cells
         self._clean_metrics = set(manifest.empty_tally().clean_metrics)
         self._metrics: dict[str, set[str]] = defaultdict(set)
@@ -241,6 +282,7 @@ class _Reader:
         clean = self._pending[0]
         if not clean.used or len(self._pending) == 1 + len(self._cells):
             self.whole += self._pending
+            self.starts[clean.example] = self.length
             self._pending, self.length = [], position
 
     def _check(self, row: Row) -> None:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from localprobe.engine.full import FullEngine
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+_READ = (1, FORMAT)
+"""Format 1, of version 0.2, lacks what was asked, what is right and what near ties could do."""
 
 _IDENTITY = (
     "format",
@@ -43,7 +45,7 @@ _IDENTITY = (
 is another one as soon as answers are scored or marked in another way.
 """
 
-_DERIVED = ("columns", "metric", "swap_metric", "chance")
+_DERIVED = ("columns", "metric", "swap_metric", "chance", "examples")
 """What follows from the experiment, and is written down for those who only read."""
 
 Cell = tuple[str, int]
@@ -94,6 +96,37 @@ class Manifest:
         return f"{self.task} · {described(self.data['model'])}{part}"
 
     @property
+    def n(self) -> int | None:
+        """How many examples are to be used; None for all that there are."""
+        return self.data["experiment"].get("n")  # type: ignore[no-any-return]
+
+    @property
+    def n_wanted(self) -> int | None:
+        """How many examples this run, or its shard, is to use at most; None where nothing says."""
+        there = self.data.get("examples")
+        known = [n for n in (self.n, there) if n is not None]
+        if not known or "+" in self.data["experiment"]["shard"]:
+            return None
+        shard = parse_shard(self.data["experiment"]["shard"])
+        return len(range(shard.number - 1, min(known), shard.count))
+
+    @property
+    def is_finished(self) -> bool:
+        return self.data["ended"] is not None
+
+    def so_far(self, tally: Tally) -> str | None:
+        """How much there is of an unfinished run, as "7 of 12 examples"; None of a finished one."""
+        if self.is_finished:
+            return None
+        n, wanted, there = tally.baseline.n, self.n_wanted, self.data.get("examples")
+        if wanted is None:
+            return "1 example" if n == 1 else f"{n} examples"
+        # Of those that there are, the ones that the clean model gets wrong may not be used.
+        are_all = self.n is None or (there is not None and there <= self.n)
+        most = "at most " if are_all and tally.clean.n > n else ""
+        return f"{n} of {most}{wanted} examples"
+
+    @property
     def noise(self) -> float | None:
         """What near ties are marked by; None where that was not measured on all machines."""
         # Once every run was measured, and did not say how it was.
@@ -127,8 +160,12 @@ def new_manifest(
     *,
     engine: FullEngine,
     recipe: str | None,
+    n_examples: int,
 ) -> Manifest:
-    """model, experiment: as JSON objects. tally: an empty one, which knows the columns."""
+    """model, experiment: as JSON objects. tally: an empty one, which knows the columns.
+
+    n_examples: of the task, used or not.
+    """
     try:
         gguf = version("gguf")
     except PackageNotFoundError:
@@ -149,6 +186,7 @@ def new_manifest(
             "noise": engine.noise,
             "metric": tally.metric,
             "chance": tally.chance,
+            "examples": n_examples,
             "columns": [
                 {"patch": c.patch, "metric": c.metric, "layers": list(c.layers)}
                 for c in tally.all_columns
@@ -177,9 +215,10 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(text.decode())
     except (ValueError, RecursionError):
         raise LocalprobeError(f"{file} is damaged: not valid JSON") from None
-    if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
+    if isinstance(data, dict) and data.get("format", FORMAT) not in _READ:
         found = printable(repr(data["format"]), 40)
-        raise LocalprobeError(f"{file} is of format {found}, this localprobe reads {FORMAT}")
+        known = " and ".join(map(str, _READ))
+        raise LocalprobeError(f"{file} is of format {found}, this localprobe reads {known}")
     try:
         _check(data)
     except _DamagedError as error:
@@ -220,6 +259,9 @@ def _check(data: Any) -> None:
         _check_source(_get(model, "source", dict))
     _name(experiment, "task")
     _get(experiment, "seed", int)
+    for key, number in (("n", experiment.get("n")), ("examples", data.get("examples"))):
+        if number is not None and not (type(number) is int and number >= 0):
+            raise _DamagedError(f"{key} cannot be {number!r}")
     for shard in _get(experiment, "shard", str).split("+"):
         try:
             parse_shard(shard)
@@ -311,8 +353,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_atomically(folder / MANIFEST, text + "\n")
 
 
-def differences(one: Manifest, other: Manifest, *, but_shards: bool = False) -> list[str]:
-    """What two runs do not have in common of what their rows depend on, in words."""
+def differences(one: Manifest, other: Manifest, *but: str) -> list[str]:
+    """What two runs do not have in common of what their rows depend on, in words.
+
+    but: what may differ, as "experiment shard".
+    """
 
     def flat(data: dict[str, Any]) -> dict[str, object]:
         found: dict[str, object] = {}
@@ -325,8 +370,8 @@ def differences(one: Manifest, other: Manifest, *, but_shards: bool = False) -> 
         # The same file may have been given by another name, and its source be written down or not.
         found.pop("model name", None)
         found.pop("model source", None)
-        if but_shards:
-            found.pop("experiment shard", None)
+        for key in but:
+            found.pop(key, None)
         return found
 
     def shown(value: object) -> str:

@@ -29,7 +29,7 @@ def merge(paths: Sequence[Path], target: Path) -> Run:
     runs = [read_run(path) for path in paths]
     first = runs[0]
     for run in runs:
-        differing = differences(first.manifest, run.manifest, but_shards=True)
+        differing = differences(first.manifest, run.manifest, "experiment shard")
         if differing:
             raise LocalprobeError(
                 f"{run.path} does not belong to {first.path}: {'; '.join(differing)}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,10 @@ from localprobe.runs.differences import in_words
 from localprobe.runs.folder import ROWS, read_rows
 from localprobe.runs.manifest import MANIFEST, Manifest, read_manifest
 from localprobe.runs.rows import Row
-from localprobe.runs.tally import ORIGINAL, SWAP, Tally
+from localprobe.runs.tally import ORIGINAL, SWAP, Score, Tally
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,11 +28,6 @@ class Run:
     manifest: Manifest
     rows: list[Row]
     path: Path | None = None
-
-    def __repr__(self) -> str:
-        patches = ", ".join(self.manifest.empty_tally().patches)
-        where = "" if self.path is None else f" in {str(self.path)!r}"
-        return f"<Run of {self.manifest.title}: {patches}; {len(self.rows)} rows{where}>"
 
     @cached_property
     def tally(self) -> Tally:
@@ -88,7 +87,43 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        return self.manifest.data["ended"] is not None
+        return self.manifest.is_finished
+
+    @property
+    def so_far(self) -> str | None:
+        """How much there is of an unfinished run, as "7 of 12 examples"; None of a finished one."""
+        return self.manifest.so_far(self.tally)
+
+    def __repr__(self) -> str:
+        """In a line: what was run, on what, and how much of it."""
+        n = self.tally.baseline.n
+        used = self.so_far or ("1 example" if n == 1 else f"{n} examples")
+        patches = ", ".join(self.tally.patches)
+        about = f"{self.manifest.task}, {self.manifest.model_name}: {patches}"
+        place = "" if self.path is None else f" in {self.path}"
+        return f"<Run {about} at {len(self.layers)} layers, {used}{place}>"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The scores as a pandas.DataFrame: a row for each intervention, metric and layer.
+
+        Its columns are those of `Score` (score, n, low, high, …) after patch, metric and layer.
+        Raises LocalprobeError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise LocalprobeError(
+                "to_pandas needs pandas; run: pip install 'localprobe[pandas]'"
+            ) from None
+        records = []
+        for column in self.tally.all_columns:
+            for layer in column.layers:
+                score = self.tally.score(column.patch, column.metric, layer)
+                if score is not None:
+                    place = {"patch": column.patch, "metric": column.metric, "layer": layer}
+                    records.append({**place, **asdict(score)})
+        names = ["patch", "metric", "layer", *(field.name for field in fields(Score))]
+        return pandas.DataFrame(records, columns=names)
 
 
 def read_run(path: Path) -> Run:

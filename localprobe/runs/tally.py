@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from localprobe.engine.interventions import names
@@ -17,6 +17,7 @@ ORIGINAL, MODIFIED = "original", "modified"
 
 KEPT = 0.9
 """An answer counts as surviving from the layer on where the score stays ≥ this x the baseline."""
+_ROUNDED = 1e-9
 
 
 def patches() -> tuple[str, ...]:
@@ -38,6 +39,8 @@ class Score:
     """A mean score of n examples with its 95 % interval; relative to the baseline if it has one.
 
     interval: by which method it was found, see `intervals`.
+    ties_low, ties_high: what the mean could have been of the same examples, however near ties
+    fall; None where those were not measured.
     """
 
     score: float
@@ -46,28 +49,51 @@ class Score:
     high: float
     relative: float | None
     interval: str = WILSON
+    ties_low: float | None = None
+    ties_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Reach:
+    """From which layer on an intervention no longer matters, however near ties fall.
+
+    earliest, latest: the lowest and the highest layer that it could be; None for nowhere: of
+    `earliest`, in any case, of `latest`, possibly.
+    """
+
+    earliest: int | None
+    latest: int | None
 
 
 @dataclass
 class _Cell:
-    """Scores that were counted. counts: score -> how often; total: their sum, as they came."""
+    """Scores that were counted. counts: score -> how often; total: their sum, as they came.
+
+    low, high: the sums of what they could have been, however near ties fall.
+    """
 
     total: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
     counts: Counter[float] = field(default_factory=Counter)
     _found: tuple[float, float, str] | None = None
 
-    def add(self, score: float) -> None:
+    def add(self, score: float, could: tuple[float, float]) -> None:
         self.total += score
+        self.low += could[0]
+        self.high += could[1]
         self.counts[score] += 1
         self._found = None
 
-    def score(self, baseline: float | None) -> Score:
+    def score(self, baseline: float | None, *, knows_near_ties: bool) -> Score:
         n = self.counts.total()
         mean = self.total / n if n else 0.0
+        could = (self.low / n, self.high / n) if n and knows_near_ties else (None, None)
         # What was resampled once is not resampled for every redrawing of a table.
         self._found = self._found or interval(self.counts)
         low, high, method = self._found
-        return Score(mean, n, low, high, mean / baseline if baseline else None, method)
+        relative = mean / baseline if baseline else None
+        return Score(mean, n, low, high, relative, method, *could)
 
 
 class Tally:
@@ -94,6 +120,7 @@ class Tally:
         self.layers = tuple(sorted({layer for column in columns for layer in column.layers}))
         self.patches = tuple(dict.fromkeys(column.patch for column in columns))
         self.n_cut = self.n_not_finite = self.n_near_ties = self.n_rows = 0
+        self.n_turning = self.n_used_by_tie = self.n_unseen_ties = 0
         self.n_swaps = self.n_last_token_only = 0
         self._cells: dict[tuple[str, str, int], _Cell] = defaultdict(_Cell)
         self._clean_all: dict[str, _Cell] = defaultdict(_Cell)
@@ -115,25 +142,47 @@ class Tally:
         self.n_rows += 1
         self.n_not_finite += row.not_finite
         self.n_near_ties += row.near_tie
+        self.n_turning += any(len(set(row.could_score(metric))) > 1 for metric in self._of(row))
+        self.n_used_by_tie += row.used_by_tie
+        self.n_unseen_ties += row.near_tie and row.ties is None
         self.n_swaps += row.patch == SWAP
         self.n_last_token_only += row.last_token_only
         if row.patch == CLEAN:
             self.n_cut += row.cut
             for metric, score in row.scores.items():
-                self._clean_all[metric].add(score)
+                could = row.could_score(metric)
+                self._clean_all[metric].add(score, could)
                 if row.used:
-                    self._clean_used[metric].add(score)
+                    self._clean_used[metric].add(score, could)
             return
         assert row.layer is not None
         for metric, score in row.scores.items():
-            self._cells[row.patch, metric, row.layer].add(score)
+            self._cells[row.patch, metric, row.layer].add(score, row.could_score(metric))
+
+    def _of(self, row: Row) -> Sequence[str]:
+        """The scores of a row that matter."""
+        wanted = (ORIGINAL, MODIFIED) if row.patch == SWAP else (self.metric,)
+        return [metric for metric in wanted if metric in row.scores]
+
+    @property
+    def n_answers(self) -> dict[str, tuple[int, int]]:
+        """For each intervention, how many answers its scores rest on: the fewest and the most."""
+        found = {}
+        for column in self.columns:
+            cells = [self._cells.get((column.patch, column.metric, k)) for k in column.layers]
+            counts = [cell.counts.total() if cell else 0 for cell in cells]
+            found[column.patch] = min(counts), max(counts)
+        return found
 
     @property
     def has_bootstrap(self) -> bool:
         """Whether any interval of the metric that matters is not that of a share."""
         cells = [self._clean_all[self.metric]]
         cells += [cell for (_, metric, _), cell in self._cells.items() if metric == self.metric]
-        return any(cell.score(None).interval == BOOTSTRAP for cell in cells)
+        return any(self._score(cell).interval == BOOTSTRAP for cell in cells)
+
+    def _score(self, cell: _Cell, baseline: float | None = None) -> Score:
+        return cell.score(baseline, knows_near_ties=self.knows_near_ties)
 
     @property
     def clean(self) -> Score:
@@ -146,17 +195,17 @@ class Tally:
         return self.baseline_score(self.metric)
 
     def clean_score(self, metric: str) -> Score:
-        return self._clean_all[metric].score(None)
+        return self._score(self._clean_all[metric])
 
     def baseline_score(self, metric: str) -> Score:
-        return self._clean_used[metric].score(None)
+        return self._score(self._clean_used[metric])
 
     def score(self, patch: str, metric: str, layer: int) -> Score | None:
         cell = self._cells.get((patch, metric, layer))
         if cell is None:
             return None
         compared = self.swap_metric if patch == SWAP else metric
-        return cell.score(self.baseline_score(compared).score)
+        return self._score(cell, self.baseline_score(compared).score)
 
     def transition(self, patch: str, layers: Iterable[int] | None = None) -> int | None:
         """The layer from which on the intervention no longer matters, of these or of all layers.
@@ -166,28 +215,64 @@ class Tally:
         """
         column = next(column for column in self.columns if column.patch == patch)
         among = column.layers if layers is None else sorted(set(layers) & set(column.layers))
-        if patch == SWAP:
-            return self._overtakes_from(among)
-        return self._survives_from(patch, column.metric, among)
+        return _from_the_last(among, lambda layer: self._is_kept(patch, column.metric, layer))
 
-    def _survives_from(self, patch: str, metric: str, layers: Sequence[int]) -> int | None:
-        wanted = KEPT * self.baseline.score
-        if wanted == 0:
+    def reach(self, patch: str) -> Reach | None:
+        """Where `transition` could be, however near ties fall; None where those are not known.
+
+        A score and the baseline, or both scores of a swap, are taken to fall as they may one
+        without the other, so that no outcome is left out.
+        """
+        if not self.knows_near_ties:
             return None
-        found = None
-        for layer in sorted(layers, reverse=True):
-            score = self.score(patch, metric, layer)
-            # Sums of floats: a score that is exactly 90 % must count.
-            if score is None or score.score < wanted - 1e-9:
-                break
-            found = layer
-        return found
+        column = next(column for column in self.columns if column.patch == patch)
+        could = {layer: self._could_be_kept(patch, column.metric, layer) for layer in column.layers}
+        return Reach(
+            _from_the_last(column.layers, lambda layer: could[layer][1]),
+            _from_the_last(column.layers, lambda layer: could[layer][0]),
+        )
 
-    def _overtakes_from(self, layers: Sequence[int]) -> int | None:
-        found = None
-        for layer in sorted(layers, reverse=True):
+    def is_open(self, column: Column, layer: int) -> bool:
+        """Whether near ties decide on which side a score is of what `transition` asks for."""
+        if not self.knows_near_ties:
+            return False
+        surely, possibly = self._could_be_kept(column.patch, column.metric, layer)
+        return surely != possibly
+
+    def _is_kept(self, patch: str, metric: str, layer: int) -> bool:
+        if patch == SWAP:
             one, two = self.score(SWAP, ORIGINAL, layer), self.score(SWAP, MODIFIED, layer)
-            if one is None or two is None or one.score <= two.score:
-                break
-            found = layer
-        return found
+            return one is not None and two is not None and one.score > two.score
+        score, baseline = self.score(patch, metric, layer), self.baseline.score
+        # Sums of floats: a score that is exactly 90 % must count.
+        return score is not None and baseline > 0 and score.score >= KEPT * baseline - _ROUNDED
+
+    def _could_be_kept(self, patch: str, metric: str, layer: int) -> tuple[bool, bool]:
+        """Whether `_is_kept` is so in any case, and whether it could be."""
+        if patch == SWAP:
+            one, two = self.score(SWAP, ORIGINAL, layer), self.score(SWAP, MODIFIED, layer)
+            if one is None or two is None:
+                return False, False
+            first, second = _could(one), _could(two)
+            return first[0] > second[1], first[1] > second[0]
+        score = self.score(patch, metric, layer)
+        if score is None:
+            return False, False
+        (low, high), (least, most) = _could(score), _could(self.baseline)
+        surely = least > 0 and low >= KEPT * most - _ROUNDED
+        return surely, most > 0 and high >= KEPT * least - _ROUNDED
+
+
+def _could(score: Score) -> tuple[float, float]:
+    low, high = score.ties_low, score.ties_high
+    return (score.score if low is None else low), (score.score if high is None else high)
+
+
+def _from_the_last(layers: Sequence[int], holds: Callable[[int], bool]) -> int | None:
+    """The lowest layer from which on something holds at all of these layers."""
+    found = None
+    for layer in sorted(layers, reverse=True):
+        if not holds(layer):
+            break
+        found = layer
+    return found

@@ -217,7 +217,7 @@ def test_sweep_json(run: Run) -> None:
         run("sweep", "-p", "skip,freeze", "--all-examples", "-n", "3", "--seed", "5", "--json")
     )
     assert (result["task"], result["n"], result["seed"]) == ("capitals", 3, 5)
-    assert result["baseline"] == {"score": 0, "n": 3}
+    assert (result["baseline"]["score"], result["baseline"]["n"]) == (0, 3)
     assert [(row["patch"], row["layer"]) for row in result["rows"]] == [
         *[("skip", layer) for layer in range(4)],
         *[("freeze", layer) for layer in range(1, 4)],
@@ -233,7 +233,10 @@ def test_sweep_json(run: Run) -> None:
         "high",
         "n",
         "interval",
+        "ties_low",
+        "ties_high",
     }
+    assert row["ties_low"] <= row["score"] <= row["ties_high"]
     assert (row["score"], row["relative"], row["n"], row["metric"]) == (0, None, 3, "exact_match")
     assert set(result["transitions"]) == {"skip", "freeze"}
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,6 +129,10 @@ def test_shards_of_a_recipe_merged(tiny_run: Command, command: Command) -> None:
     assert "not all shards, only 2/2" in err
 
 
+def on_a_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
 def test_exports_hold_every_score(tiny_run: Command, command: Command) -> None:
     tiny_run("--out", "one")
     document: list[dict[str, Any]] = json.loads(command("show", "one", "--json")[1])
@@ -144,9 +149,8 @@ def test_exports_hold_every_score(tiny_run: Command, command: Command) -> None:
     assert len({line.count("|") for line in markdown}) == 1
     answers = command("export", "one/squad", "--rows")[1]
     rows = Path("one/squad/rows.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [each["answer"] for each in csv.DictReader(io.StringIO(answers, newline=""))] == [
-        json.loads(row)["answer"] for row in rows
-    ]
+    found = [each["answer"] for each in csv.DictReader(io.StringIO(answers, newline=""))]
+    assert found == [on_a_line(json.loads(row)["answer"]) for row in rows]
 
 
 def test_answers_with_any_kind_of_line_end_are_one_record(
@@ -161,7 +165,10 @@ def test_answers_with_any_kind_of_line_end_are_one_record(
     answers = command("export", "one", "--rows")[1]
     found = list(csv.DictReader(io.StringIO(answers, newline="")))
     assert len(found) == len(text.splitlines())
-    assert {each["answer"] for each in found} == {"a\rb\r\nc\n"}
+    assert {each["answer"] for each in found} == {r"a\rb\r\nc\n"}
+    assert answers.count("\n") == 1 + len(found)
+    lines = command("export", "one", "--rows", "--format", "jsonl")[1].splitlines()
+    assert {json.loads(line)["answer"] for line in lines} == {"a\rb\r\nc\n"}
 
 
 def test_compare_shows_how_the_transition_moves(tiny_run: Command, command: Command) -> None:
@@ -349,7 +356,7 @@ def test_nothing_is_concluded_from_no_examples(tiny_run: Command, command: Comma
     assert "no example was used, so there is nothing to conclude" in shown
     assert "baseline: exact_match – on the 0 examples used" in " ".join(shown.split())
     found = json.loads(command("show", "none", "--json")[1])
-    assert found["used"] == {"score": None, "n": 0}
+    assert (found["used"]["score"], found["used"]["n"]) == (None, 0)
     shutil.copytree("none", "other")
     assert json.loads(command("compare", "none", "other", "--json")[1])[0]["baseline"] == [None] * 2
     exported = command("export", "none", "--format", "jsonl")[1].splitlines()
@@ -389,3 +396,203 @@ def test_a_run_of_before_noise_was_written_down(tiny_run: Command, command: Comm
     del data["noise"]
     file.write_text(json.dumps(data), encoding="utf-8")
     assert "not measured" not in command("show", "one")[1]
+
+
+def test_exported_rows_say_what_was_asked_and_what_is_right(
+    tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "capitals", "--layers", "1", "--out", "one")
+    text = command("export", "one", "--rows")[1]
+    for each in csv.DictReader(io.StringIO(text, newline="")):
+        assert each["subject"] in ("Afghanistan", "Albania", "Algeria")
+        assert each["prompt"].endswith(f"What is the capital of {each['subject']}?\\nA:")
+        assert each["accepted"] in ("Kabul", "Tirana | Tiranë", "Algiers")
+        swapped = each["patch"] == "swap"
+        assert (each["new"] == "") == (each["new_accepted"] == "") == (not swapped)
+        for metric in ("original", "modified") if swapped else ("exact_match",):
+            low, high = each[f"{metric}_ties_low"], each[f"{metric}_ties_high"]
+            assert 0 <= float(low) <= float(each[metric]) <= float(high) <= 1
+    lines = command("export", "one", "--rows", "--format", "jsonl")[1].splitlines()
+    assert json.loads(lines[4])["accepted"] == ["Tirana", "Tiranë"]
+    markdown = command("export", "one", "--rows", "--format", "md")[1].splitlines()
+    assert "Tirana \\| Tiranë" in "".join(markdown)
+
+
+def test_misses(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "capitals", "-p", "freeze,swap", "--layers", "1:3", "--out", "one")
+    code, out, _ = command("show", "one", "--misses")
+    assert code == 0
+    assert "the clean model: 3 wrong of the 3 answers" in out
+    (line,) = (line for line in out.splitlines() if "Albania" in line)
+    assert re.match(r" +1  Albania +Tirana \| Tiranë  ", line)
+    assert max(map(len, out.splitlines())) <= 80
+    found = json.loads(command("show", "one", "--misses", "--json")[1])
+    assert [each["example"] for each in found["misses"]] == [0, 1, 2]
+    assert found["misses"][1]["right"] == ["Tirana", "Tiranë"]
+    assert found["misses"][1]["prompt"].endswith("What is the capital of Albania?\nA:")
+    assert "\n" not in command("show", "one", "--misses", "--json")[1].replace("\n", "", 1)[:0]
+    arguments = ["show", "one", "--misses", "-p", "swap", "--layers", "2", "--json"]
+    swaps = json.loads(command(*arguments)[1])["misses"]
+    assert [(each["patch"], each["layer"]) for each in swaps] == [("swap", 2)] * 3
+    assert [each["new"] for each in swaps] == ["Albania", "Algeria", "Afghanistan"]
+    code, out, _ = command("show", "one", "--misses", "-p", "swap")
+    assert "swap: 6 wrong answers at 2 layers" in out
+    assert "Albania → Algeria" in out
+    for wrong, message in (
+        (["--misses", "-p", "skip"], "this run has no skip; it has freeze, swap"),
+        (["--misses", "--layers", "1"], "add --patch NAME"),
+        (["--patch", "freeze"], "are for --misses"),
+    ):
+        code, out, err = command("show", "one", *wrong)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+
+
+def test_right_answers_are_no_misses(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--layers", "2", "--out", "one")
+    (rows,) = Path("one").rglob("rows.jsonl")
+    text = re.sub(r'"exact_match":[0-9.]+', '"exact_match":1.0', rows.read_text(encoding="utf-8"))
+    rows.write_text(text.replace('"exact_match":1.0', '"exact_match":0.0', 1), encoding="utf-8")
+    (each,) = json.loads(command("show", "one", "--misses", "--json")[1])["misses"]
+    assert (each["example"], each["score"]) == (0, 0.0)
+    assert json.loads(command("show", "one", "--misses", "-p", "skip", "--json")[1])["misses"] == []
+    assert "no wrong answer" in command("show", "one", "--misses", "-p", "skip")[1]
+
+
+def unfinished(folder: str, examples: int) -> None:
+    """As if it had been killed after so many examples."""
+    for manifest in Path(folder).rglob("manifest.json"):
+        data = json.loads(manifest.read_text(encoding="utf-8"))
+        data.update(ended=None, counts=None)
+        manifest.write_text(json.dumps(data), encoding="utf-8")
+        rows = manifest.with_name("rows.jsonl")
+        lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["example"] < examples]
+        rows.write_text("".join(kept), encoding="utf-8", newline="\n")
+
+
+def test_an_unfinished_run_says_how_much_there_is(tiny_run: Command, command: Command) -> None:
+    tiny_run("--out", "one")
+    before = command("show", "one/squad")[1]
+    assert "so far" not in before
+    assert json.loads(command("show", "one/squad", "--json")[1])["finished"] is True
+    unfinished("one", 2)
+    code, out, err = command("show", "one/squad")
+    assert (code, "is unfinished" in err) == (0, True)
+    assert out.splitlines()[1] == "unfinished: 2 of 3 examples so far"
+    (claim,) = (line for line in out.splitlines() if line.startswith("skip "))
+    assert claim.startswith("skip     so far ")
+    found = json.loads(command("show", "one/squad", "--json")[1])
+    assert (found["finished"], found["n"], found["n_wanted"]) == (False, 2, 3)
+    assert command("plot", "one/squad", "-o", "figure.svg")[0] == 0
+    from localprobe import load_run
+    from localprobe.report import plot
+
+    said = list[str]()
+    plot._name(
+        SimpleNamespace(set_title=lambda text, **_: said.append(text)), load_run("one/squad")
+    )
+    assert said == ["squad · llama\nunfinished: 2 of 3 examples so far"]
+    assert repr(load_run("one/squad")) == (
+        f"<Run squad, llama: skip at 2 layers, 2 of 3 examples in {Path('one/squad')}>"
+    )
+
+
+def test_signs_in_the_table_are_explained(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "-p", "freeze,skip", "--layers", "0:2", "--out", "one")
+    shown = command("show", "one")[1]
+    assert "– not defined at this layer\n" in shown
+    assert "·" not in shown.split("layer", 1)[1]
+    tiny_run("--task", "squad", "-p", "skip", "--layers", "1", "--out", "two")
+    assert "not defined" not in command("show", "two")[1]
+    unfinished("one", 0)
+    assert "– not defined at this layer   · no answer to score" in command("show", "one")[1]
+
+
+def with_ties(folder: str, at: tuple[int, ...]) -> None:
+    """All answers right, and at some layers near ties that could make the first one wrong."""
+    for file in Path(folder).rglob("rows.jsonl"):
+        lines = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            row["scores"] = dict.fromkeys(row["scores"], 1.0)
+            row.pop("ties", None)
+            row.pop("near_tie", None)
+            if row["layer"] in at and row["example"] == 0:
+                row |= {"near_tie": True, "ties": {"exact_match": [0.0, 1.0]}}
+            lines.append(json.dumps(row) + "\n")
+        file.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        ((), None),
+        ((2,), "near ties could move that to 2–3"),
+        ((3,), "near ties could move that to a later layer, or undo it"),
+    ],
+)
+def test_claims_say_whether_they_survive_near_ties(
+    at: tuple[int, ...], words: str | None, tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--layers", "2:", "--out", "one")
+    with_ties("one", at)
+    shown = command("show", "one")[1]
+    found = json.loads(command("show", "one", "--json")[1])
+    assert found["transitions"] == {"skip": 2}
+    assert found["near_ties_changing"] == len(at)
+    if words is None:
+        assert "~" not in shown
+        assert "near ties" not in shown
+        assert found["transition_ranges"] == {"skip": [2, 2]}
+        return
+    assert words in shown
+    assert f"  skip     {at[0]}:0.67–1.00" in shown
+    (line,) = (line for line in shown.splitlines() if line.startswith(f"    {at[0]}  "))
+    assert line.startswith(f"    {at[0]}  1.00~")
+    assert found["transition_ranges"] == {"skip": [2, 3 if at == (2,) else None]}
+    cell = {row["layer"]: row for row in found["rows"] if row["metric"] == "exact_match"}[at[0]]
+    assert (cell["ties_low"], cell["ties_high"]) == (pytest.approx(2 / 3), 1)
+
+
+def test_a_claim_that_no_near_tie_moves(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--layers", "1:", "-n", "3", "--out", "one")
+    with_ties("one", (1,))
+    for file in Path("one").rglob("rows.jsonl"):
+        # At the lowest layer the score is too low in any case.
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for row in lines:
+            if row["layer"] == 1 and row["example"] > 0:
+                row["scores"] = dict.fromkeys(row["scores"], 0.0)
+        text = "".join(json.dumps(row) + "\n" for row in lines)
+        file.write_text(text, encoding="utf-8", newline="\n")
+    shown = command("show", "one")[1]
+    assert "holds however near ties fall" in shown
+    assert "near ties that could change a score: 8.3% of the answers" in shown
+    assert "~" not in shown
+
+
+def test_growing_by_the_command_line(tiny_run: Command) -> None:
+    few = ("--task", "capitals", "--layers", "1")
+    assert tiny_run(*few, "-n", "5", "--out", "five")[0] == 0
+    assert tiny_run(*few, "-n", "2", "--out", "grown")[0] == 0
+    assert tiny_run(*few, "-n", "5", "--out", "grown")[0] == 0
+    rows = [Path(name, "capitals/rows.jsonl").read_bytes() for name in ("five", "grown")]
+    assert rows[0] == rows[1]
+    code, out, err = tiny_run(*few, "-n", "2", "--out", "grown")
+    assert (code, out) == (2, "")
+    assert "it can grow, but not shrink" in err.splitlines()[-1]
+
+
+def test_near_ties_of_a_version_that_did_not_look_at_them(
+    tiny_run: Command, command: Command
+) -> None:
+    tiny_run("--task", "squad", "-p", "skip", "--layers", "2:", "--out", "one")
+    with_ties("one", (2,))
+    (file,) = Path("one").rglob("rows.jsonl")
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace(', "ties": {"exact_match": [0.0, 1.0]}', ""), encoding="utf-8")
+    shown = command("show", "one")[1]
+    assert "near ties taken to change any score: 11.1% of the answers" in shown
+    assert "did not note which scores they could change" in shown
+    assert "near ties could move that to 2–3" in shown

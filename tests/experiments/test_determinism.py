@@ -72,4 +72,10 @@ def test_what_another_batch_turns_is_marked(model: Model) -> None:
     turned = [key for key, row in alone.items() if row.answer != together[key].answer]
     assert turned  # or there is nothing to be seen
     assert [key for key in turned if not (alone[key].near_tie or together[key].near_tie)] == []
+    for key in turned:
+        # And the scores of what it turned into were said to be possible.
+        for metric, score in together[key].scores.items():
+            low, high = alone[key].could_score(metric)
+            least, most = together[key].could_score(metric)
+            assert low <= score <= high or least <= alone[key].scores[metric] <= most
     assert sum(row.near_tie for row in alone.values()) < len(alone) / 2

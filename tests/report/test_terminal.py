@@ -148,6 +148,45 @@ def test_a_signal_leaves_the_terminal_sane(
     assert terminal.output.rindex(SHOW_CURSOR) > terminal.output.rindex(HIDE_CURSOR)
 
 
+@pytest.mark.parametrize("out", [[], ["--out", "own"]])
+def test_ctrl_c_leaves_the_table_as_it_stood(
+    out: list[str], tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    terminal = Terminal(*SWEEP, "-m", str(tiny_file("gemma3")), "-n", "150", *out)
+    terminal.read_until(rb"example [3-9] of about 150")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.finish() == 130
+    final = terminal.output[terminal.output.rindex(SHOW_CURSOR) :]
+    lines = shown_lines(final)
+    assert any(re.match(r"unfinished: \d+ of 150 examples so far", line) for line in lines)
+    assert [line.split()[0] for line in lines if re.match(r" +\d+  ", line)] == list("0123456")
+    assert any(line.startswith("skip     so far ") for line in lines) or "baseline is 0" in "".join(
+        lines
+    )
+    assert any(line.startswith("answers behind each score: ") for line in lines)
+    assert lines[-1] == "localprobe: interrupted"
+    if out:
+        assert any("to go on, run it again with --out own" in line for line in lines)
+        from localprobe import load_run
+
+        assert (load_run("own").so_far or "").endswith(" of 150 examples")
+
+
+def test_the_live_view_says_what_it_rests_on(
+    tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    arguments = [*SWEEP, "-n", "40", "-m", str(tiny_file("gemma3"))]
+    terminal = Terminal(*arguments, columns=80)
+    terminal.read_until(rb"example [3-9] of about")
+    assert re.search(rb"answers behind each score: \d+", terminal.output)
+    assert b"layer shown" not in terminal.output
+    terminal.resize(None, 14, 80)
+    terminal.read_until(rb"every [23](nd|rd) layer shown|only layer 6 shown")
+    assert terminal.finish() == 0
+    final = terminal.output[terminal.output.rindex(SHOW_CURSOR) :]
+    assert b"layer shown" not in final
+
+
 @pytest.mark.parametrize("wait", [0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 def test_ctrl_c_at_any_moment_is_130_and_nothing_is_remembered(
     wait: float, tiny_file: Callable[[str], Path], own_cache: Path

@@ -157,7 +157,7 @@ def test_what_does_not_belong_together(model: Model, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"seed": 1}, "experiment seed is 0, not 1"),
-        ({"n": 4}, "experiment n is 5, not 4"),
+        ({"n": 4}, "the run there is of 5 examples, not 4"),
         ({"shard": Shard(1, 2)}, "experiment shard is '1/1', not '1/2'"),
         ({"patches": ("skip",)}, "interventions"),
     ],
@@ -204,7 +204,7 @@ def test_a_folder_of_something_else_is_left_alone(model: Model, tmp_path: Path) 
         (ROWS, ("{", ""), "line 1: damaged"),
         (ROWS, ('"logit":', f'"logit":1{"0" * 400}'), "line 1: damaged: a row's top"),
         (ROWS, ('"logit":', '"logit":1e999,"x":'), "line 1: damaged: not a row"),
-        (MANIFEST, ('"format": 1', '"format": 2'), "of format 2"),
+        (MANIFEST, ('"format": 2', '"format": 3'), "of format 3"),
         (MANIFEST, ('"columns"', '"kolumns"'), "damaged: columns is missing"),
         (MANIFEST, ("{", "["), "not valid JSON"),
     ],

@@ -1,0 +1,98 @@
+"""Time left before anything of a kind was done, held to a machine that takes what work it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localprobe.engine.full import FullEngine
+from localprobe.engine.resume import ResumeEngine
+from localprobe.experiments import sweep as sweeping
+from localprobe.experiments.pace import Pace
+from localprobe.experiments.sweep import Sweep
+from localprobe.experiments.work import Work
+from localprobe.llama.batch import Batch
+from localprobe.llama.graph import Graph
+from localprobe.llama.model import Model
+from localprobe.tasks.capitals import Capitals
+
+READING = 6
+"""Rows that the machine could do while it reads the weights."""
+
+
+class Machine:
+    """A clock that goes by the multiplications that are made, and the weights that are read."""
+
+    def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        decode, decode_part = model.decode, model.decode_part
+
+        def whole(rows: Batch, *arguments: Any, **named: Any) -> Any:
+            self.now += model.n_layer * (len(rows) + READING)
+            return decode(rows, *arguments, **named)
+
+        def part(rows: Batch, chosen: Callable[[Graph], Any], **named: Any) -> Any:
+            def noted(graph: Graph) -> Any:
+                found = chosen(graph)
+                share = graph.work(found, len(rows), 0) / graph.work(
+                    graph.everything(), len(rows), 0
+                )
+                self.now += model.n_layer * share * (len(rows) + READING)
+                return found
+
+            return decode_part(rows, noted, **named)
+
+        monkeypatch.setattr(model, "decode", whole)
+        monkeypatch.setattr(model, "decode_part", part)
+        monkeypatch.setattr(sweeping, "Pace", lambda: Pace(lambda: self.now))
+
+
+@pytest.mark.parametrize("kind", [FullEngine, ResumeEngine])
+@pytest.mark.parametrize(
+    "patches", [("freeze", "random"), ("random", "skip"), ("skip", "shuffle"), ("swap", "random")]
+)
+def test_the_first_estimate_is_near_the_truth(
+    kind: type[FullEngine],
+    patches: tuple[str, ...],
+    tiny_file: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Model(tiny_file("llama"), threads=1) as model:
+        machine = Machine(model, monkeypatch)
+        sweep = Sweep(
+            kind(model), Capitals(), patches, range(1, 4), n=4, all_examples=True, max_tokens=2
+        )
+        rows = sweep.run()
+        next(rows)
+        # After the clean answers, and nothing else.
+        first = sweep.seconds_left
+        so_far = machine.now
+        for _ in rows:
+            pass
+        truth = machine.now - so_far
+        assert first is not None
+        assert truth / 1.5 <= first <= truth * 1.5
+
+
+def test_answers_that_are_longer_are_more_work() -> None:
+    def work(**changes: Any) -> Work:
+        return Work(**{**vars(base), **changes})
+
+    base = Work(10, 20.0, 0.0, 5.0, 8, is_whole=False)
+    for patch in ("random", "freeze", "skip", "swap"):
+        costs = [base.cell(patch, layer, 1) for layer in (1, 5, 9)]
+        assert costs == sorted(costs, reverse=True)
+        assert base.cell(patch, 5, 8) < base.cell(patch, 5, 1)
+    assert base.cell("skip", 5, 4) < base.cell("freeze", 5, 4) < base.cell("random", 5, 4)
+    whole = work(is_whole=True)
+    assert whole.cell("skip", 1, 1) == whole.cell("random", 9, 1)
+    assert work(n_shared=15.0).clean(4) < base.clean(4)
+    assert work(n_shared=15.0).clean(1) == base.clean(1)
+    long, short = work(), work()
+    for _ in range(3):
+        long.saw(8)
+        short.saw(1)
+    assert long.cell("random", 5, 1) > base.cell("random", 5, 1) > short.cell("random", 5, 1)

@@ -580,7 +580,6 @@ def test_bad_model_files(run: Run, tmp_path: Path, tiny_file: Callable[[str], Pa
         (bad("header.gguf", good[:500]), "it is truncated"),
         (bad("magic.gguf", good[:6]), "it is truncated"),
         (str(tiny_file("mamba")), "cannot be probed: it is recurrent"),
-        (str(tiny_file("gptneox")), "cannot be probed: its attention"),
     ):
         assert_one_sentence(run("probe", TEXT, "-m", model, model=None), message)
 

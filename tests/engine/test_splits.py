@@ -25,7 +25,8 @@ def test_a_split_over_devices_is_the_cpu(
     expected = reference(path)
     counts = Counts()
     with Workers([worker.address for worker in two_workers]) as workers:
-        for split in splits(path, every=False):
+        # Of the many of gemma3's seven blocks only some.
+        for split in splits(path, every=arch != "gemma3"):
             compare(path, split, workers, expected, counts)
     assert counts.worst == 0
     assert counts.splits >= 5

@@ -180,12 +180,14 @@ class Placement:
 
     def __str__(self) -> str:
         """As in a table's head: "16 CPU + 14 CUDA0"."""
-        return " + ".join(f"{n} {device.name if device else 'CPU'}" for device, n in self.blocks())
+        return " + ".join(
+            f"{n or 'output'} {device.name if device else 'CPU'}" for device, n in self.blocks()
+        )
 
     @property
     def record(self) -> str:
         """What numbers depend on, in words: the same text, the same arithmetic."""
-        return ", ".join(f"{n} {device or 'CPU'}" for device, n in self.blocks())
+        return ", ".join(f"{n or 'output'} {device or 'CPU'}" for device, n in self.blocks())
 
 
 def build() -> str:

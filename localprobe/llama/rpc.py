@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -207,12 +208,12 @@ class Workers:
     def __init__(self, workers: Sequence[str]) -> None:
         self.devices: list[Device] = []
         self._held: list[int] = []
-        self._lifeline = _Lifeline(workers)
         library = _needed() if workers else None
+        greeted = [greet(worker) for worker in workers]
+        self._lifeline = _Lifeline(workers)
         if library is None:
             return
         backend.start()
-        greeted = [greet(worker) for worker in workers]
         add = library.ggml_backend_rpc_add_server
         add.restype, add.argtypes = _ptr, [_text]
         start = ggml.function("ggml_backend_dev_init", _ptr, _ptr, _text)
@@ -223,7 +224,9 @@ class Workers:
                 devices = [device_at(get(registry, number)) for number in range(count)]
                 # A connection of our own, so that nobody else gets in between two of llama.cpp's.
                 self._held.append(start(devices[0].address, None))
-                self.devices += devices
+                for device in devices:
+                    # llama.cpp goes on counting, for as long as the process lives.
+                    self.devices.append(replace(device, name=f"RPC{len(self.devices)}"))
 
     def __enter__(self) -> Workers:
         return self

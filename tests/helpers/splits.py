@@ -56,9 +56,7 @@ def reference(path: Path) -> Answers:
         return answers(model)
 
 
-def compare(
-    path: Path, split: Split, workers: Workers, expected: Answers, counts: Counts
-) -> None:
+def compare(path: Path, split: Split, workers: Workers, expected: Answers, counts: Counts) -> None:
     """Every answer on a split against the CPU's; the worst difference of a logit is kept."""
     shares = tuple(zip(workers.devices, split, strict=False))
     placement = Placement(n_layers(path) - 1, shares)

@@ -76,7 +76,7 @@ def list_devices(rpc: str, *, json: bool) -> None:
 
 def _takes_blocks(device: Device) -> str:
     if device.kind == "cpu":
-        return "the rest"
+        return "rest"
     return "yes" if device.usable else "no"
 
 

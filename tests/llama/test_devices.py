@@ -13,6 +13,7 @@ import pytest
 from localprobe.errors import LocalprobeError
 from localprobe.llama import devices
 from localprobe.llama.devices import Device, Placement, chosen, own_devices
+from localprobe.llama.memory import check_fits_on
 from localprobe.llama.model import Model
 
 
@@ -123,3 +124,35 @@ def test_what_llama_cpp_is_told_of_a_placement(
     assert parameters["devices"] == [*(each.address for each in placement.devices), None]
     assert parameters["model"].n_gpu_layers == 4
     assert parameters["context"].op_offload is False
+
+def test_too_little_memory_on_a_device_is_said_with_figures() -> None:
+    check_fits_on("CUDA0", (2_000_000_000, 8_000_000_000), 1.9e9, "it", "take less")
+    check_fits_on("CUDA0", (0, 0), 1e15, "it", "take less")  # which says nothing of its memory
+    message = "it needs about 2.1 GB of memory on CUDA0, and 2.0 GB are free there; take less"
+    with pytest.raises(LocalprobeError) as caught:
+        check_fits_on("CUDA0", (2_000_000_000, 8_000_000_000), 2.1e9, "it", "take less")
+    assert str(caught.value) == message
+
+
+def test_a_context_is_asked_for_where_its_blocks_are(
+    tiny_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float]] = []
+    monkeypatch.setattr(
+        "localprobe.llama.model.check_fits",
+        lambda needed, _what, _remedy: asked.append(("CPU", needed)),
+    )
+    monkeypatch.setattr(
+        "localprobe.llama.model.check_fits_on",
+        lambda name, _memory, needed, _what, _remedy: asked.append((name, needed)),
+    )
+    monkeypatch.setattr(Device, "memory", lambda _self: (1, 1))
+    with Model(tiny_file("llama"), threads=1) as model:
+        whole = model.context_bytes(256)
+        model.plain_logits([1, 2, 3])
+        assert asked == [("CPU", whole)]
+        asked.clear()
+        model.placement = Placement(4, ((CARD, 2),))  # as if
+        model._check_room()
+    cache = 4 * 256 * 2 * 4 * 32 * 2 / 4
+    assert asked == [("CPU", whole - cache / 4), ("CUDA0", whole - 3 * cache / 4)]

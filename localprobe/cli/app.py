@@ -525,7 +525,8 @@ def devices(rpc: Rpc = "", json: Json = False) -> None:
 @_command("localprobe worker --port 50052")
 def worker(
     host: Annotated[
-        str, typer.Option(metavar="HOST", help="Where to listen; 127.0.0.1: for this machine alone.")
+        str,
+        typer.Option(metavar="HOST", help="Where to listen; 127.0.0.1: for this machine alone."),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="PORT", help="0: one that is free.", min=0, max=65535)

@@ -125,6 +125,7 @@ def test_what_llama_cpp_is_told_of_a_placement(
     assert parameters["model"].n_gpu_layers == 4
     assert parameters["context"].op_offload is False
 
+
 def test_too_little_memory_on_a_device_is_said_with_figures() -> None:
     check_fits_on("CUDA0", (2_000_000_000, 8_000_000_000), 1.9e9, "it", "take less")
     check_fits_on("CUDA0", (0, 0), 1e15, "it", "take less")  # which says nothing of its memory

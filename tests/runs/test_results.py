@@ -24,7 +24,7 @@ from localprobe.engine.answers import Token
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.experiment import Experiment
 from localprobe.runs.folder import ROWS
-from localprobe.runs.manifest import MANIFEST
+from localprobe.runs.manifest import MANIFEST, Manifest, differences, read_manifest
 from localprobe.runs.merging import merge
 from localprobe.runs.results import run_folders
 from localprobe.runs.rows import Row, from_json, to_json

@@ -24,6 +24,7 @@ def main() -> int:
     library = workers.library()
     if library is not None:
         os.environ[rpc.LIBRARY] = str(library)
+    rpc._library.cache_clear()
     total = Counts()
     two = [workers.Worker(), workers.Worker()]
     try:

@@ -526,7 +526,7 @@ def devices(rpc: Rpc = "", json: Json = False) -> None:
 def worker(
     host: Annotated[
         str,
-        typer.Option(metavar="HOST", help="Where to listen; 127.0.0.1: for this machine alone."),
+        typer.Option(metavar="HOST", help="Where to listen; 127.0.0.1: for this one alone."),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="PORT", help="0: one that is free.", min=0, max=65535)

@@ -222,6 +222,9 @@ def run_recipe(
         device=choice.device or chosen.devices,
         rpc=choice.rpc or chosen.rpc,
     )
+    if chosen.rpc and choice.rpc == chosen.rpc:
+        # A recipe may come from a stranger.
+        say(f"the recipe names workers: {choice.rpc} gets the model and the prompts")
     with choice.open() as opened:
         if len(experiments) > 1:
             _check(experiments, opened)

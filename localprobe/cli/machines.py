@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from localprobe.llama import rpc as workers_of
-from localprobe.llama.devices import Device, chosen, own_devices
+from localprobe.llama.devices import Device, backends, chosen, own_devices
 from localprobe.llama.threads import checked
 from localprobe.report.terminal import (
     new_table,
@@ -19,10 +19,7 @@ from localprobe.report.terminal import (
     visible,
 )
 
-_NO_GPU = (
-    'no GPU: this llama-cpp-python was built for the CPU alone, or sees none; see "GPUs" in the '
-    "README for builds with CUDA, Metal or Vulkan"
-)
+_OF_THE_CPU = ("CPU", "BLAS", "RPC")
 
 
 def list_devices(rpc: str, *, json: bool) -> None:
@@ -46,6 +43,7 @@ def list_devices(rpc: str, *, json: bool) -> None:
                     }
                     for device, (free, total) in zip(known, memory, strict=True)
                 ],
+                "backends": backends(),
                 "gpu": usable,
                 "rpc": can_rpc,
             }
@@ -69,9 +67,19 @@ def list_devices(rpc: str, *, json: bool) -> None:
     shrink_only_last(console, table)
     console.print(table)
     if not usable:
-        say(_NO_GPU)
+        say(_why_none())
     if not can_rpc:
         say(f"no RPC, for several machines; to get it: {workers_of.HOW_TO_GET_IT}")
+
+
+def _why_none() -> str:
+    made_for = [name for name in backends() if name not in _OF_THE_CPU]
+    if made_for:
+        return f"no GPU: this llama-cpp-python was built for {', '.join(made_for)}, and sees none"
+    return (
+        "no GPU: this llama-cpp-python was built for the CPU alone; for CUDA, Metal or Vulkan, see "
+        '"GPUs" in the README'
+    )
 
 
 def _takes_blocks(device: Device) -> str:

@@ -83,6 +83,15 @@ def own_devices() -> list[Device]:
     return [device_at(get(number)) for number in range(count)]
 
 
+def backends() -> list[str]:
+    """What this build was made for, whether or not there is a device of that kind."""
+    backend.start()
+    count = ggml.function("ggml_backend_reg_count", _size)()
+    get = ggml.function("ggml_backend_reg_get", _ptr, _size)
+    name = ggml.function("ggml_backend_reg_name", _text, _ptr)
+    return [_shown(name(get(number))) for number in range(count)]
+
+
 def device_at(address: int) -> Device:
     registry = ggml.function("ggml_backend_dev_backend_reg", _ptr, _ptr)(address)
     backend_name = ggml.function("ggml_backend_reg_name", _text, _ptr)(registry)

@@ -273,10 +273,15 @@ def open_model(
         name, path, digest = find(name, on_gpu=bool(devices), warn=warn)
         placement = None
         if devices:
+            needed = needs(read_header(path), ctx)
             with workers.watched():
-                placement = place(needs(read_header(path), ctx), devices, where.asked)
+                placement = place(needed, devices, where.asked)
             if where.asked == AUTO:
                 warn(what_was_chosen(placement))
+            left = sum(needed.layers[: len(needed.layers) - placement.n_placed])
+            what = f"what of {path} is on the CPU"
+            if warning := check_fits(left, what, "put more on devices (--gpu-layers)"):
+                warn(warning)
         with Model(path, threads=threads, placement=placement, workers=workers, ctx=ctx) as model:
             reason = why_not(model, digest)
             if reason:

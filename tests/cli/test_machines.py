@@ -31,16 +31,27 @@ def test_devices_of_a_machine_without_a_gpu(
 ) -> None:
     known = [each for each in machines.own_devices() if each.kind == "cpu"]
     monkeypatch.setattr(machines, "own_devices", lambda: known)
+    monkeypatch.setattr(machines, "backends", lambda: ["CPU"])
     monkeypatch.setattr(rpc, "_library", lambda: None)
     assert main(["devices"]) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[2].split()[:2] == ["CPU", "CPU"]
-    assert "no GPU: " in said.err and "README" in said.err
+    assert "built for the CPU alone" in said.err and "README" in said.err
     assert "no RPC" in said.err and "-DGGML_RPC=on" in said.err
     found = document(capsys, "devices", "--json")
-    assert found["gpu"] is found["rpc"] is False
+    assert found["gpu"] is found["rpc"] is False and found["backends"] == ["CPU"]
     (cpu,) = found["devices"]
     assert cpu["usable"] is False and 0 < cpu["memory_free"] <= cpu["memory_total"]
+
+
+def test_a_build_for_gpus_that_sees_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [each for each in machines.own_devices() if each.kind == "cpu"]
+    monkeypatch.setattr(machines, "own_devices", lambda: known)
+    monkeypatch.setattr(machines, "backends", lambda: ["CUDA", "CPU"])
+    assert main(["devices"]) == 0
+    assert "built for CUDA, and sees none" in capsys.readouterr().err
 
 
 def test_devices_of_workers(
@@ -196,7 +207,10 @@ def test_a_recipe_says_where(
     ]
     recipe.write_text("\n".join(lines), encoding="utf-8")
     typed = ["run", str(recipe), "--threads", "1", "--json", "--out"]
-    found = document(capsys, *typed, str(tmp_path / "spread"))
+    assert main([*typed, str(tmp_path / "spread")]) == 0
+    said = capsys.readouterr()
+    assert f"the recipe names workers: {two_workers[0].address} gets the model" in said.err
+    found = json.loads(said.out)
     assert found["runs"][0]["model"]["blocks_on"].startswith("4 RPC")
     # What is typed wins.
     found = document(capsys, *typed, str(tmp_path / "here"), "--gpu-layers", "0")

@@ -266,9 +266,9 @@ class _Lifeline:
         self._depth = 0
         self._closed = threading.Event()
         if workers:
+            patience = _patience()
             _open_lifelines.append(self)
             _listen_for_aborts()
-            patience = _patience()
             threading.Thread(target=self._watch, args=(patience,), daemon=True).start()
 
     def close(self) -> None:
@@ -292,9 +292,9 @@ class _Lifeline:
         while not self._closed.wait(min(1.0, patience / 4)):
             if self._depth and time.monotonic() - self._last > patience:
                 _end(
-                    f"{_named(self.workers)} did nothing for {patience:.0f} s and may hang; what "
-                    f"was written stays, and can be gone on with ({PATIENCE} is how many seconds "
-                    "a worker may be silent)"
+                    f"{_named(self.workers)} did nothing for {patience:.0f} s and may hang; "
+                    f"what was written stays: run it again to go on from there ({PATIENCE} is how "
+                    "many seconds a worker may be silent)"
                 )
 
 
@@ -325,7 +325,7 @@ def _aborting(message: bytes) -> None:
         gone = [worker for worker in workers if not _can_be_reached(worker)]
         _end(
             f"{_named(gone or workers)} died, or went out of reach, in the middle of the work; "
-            "what was written stays, and can be gone on with when it is there again"
+            "what was written stays: run it again to go on from there"
         )
     print(printable(text), file=sys.stderr, flush=True)
 

@@ -29,6 +29,7 @@ from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.probe import Injection, ProbeRow
 from localprobe.experiments.swap import Parting, SwapPlan, SwapRow
 from localprobe.models.opening import (
+    AUTO_ATTENTION,
     RESUME,
     LoadedModel,
     Where,
@@ -55,6 +56,9 @@ class Model:
     as many as there is room for. devices: where to, by the names of `localprobe devices`.
     rpc: workers on other machines, HOST:PORT, several with commas or as a list. Should one of them
     die, llama.cpp ends the whole process: it is said on stderr, and the exit code is 2.
+    attention: "exact" in float32; "flash" is llama.cpp's flash attention, faster on long prompts,
+    which rounds keys and values to float16; "auto" takes flash where it rounds no more than the
+    weights do anyway.
     engine: "resume" computes only what changes, "full" makes whole passes.
     warn: is told, in a sentence, where resuming is not exact on this model and is not done.
     tell: is told what takes its time, at a model's first use or since other programs are at work.
@@ -71,6 +75,7 @@ class Model:
         devices: Sequence[str] = (),
         rpc: str | Sequence[str] = "",
         ctx: int = 0,
+        attention: str = AUTO_ATTENTION,
         engine: str = RESUME,
         warn: Callable[[str], object] = print,
         tell: Callable[[str], object] = lambda _message: None,
@@ -81,7 +86,15 @@ class Model:
         names = (devices,) if isinstance(devices, str) else tuple(devices)
         where = Where(gpu_layers, names, rpc if isinstance(rpc, str) else ",".join(rpc))
         self.loaded: LoadedModel = self._stack.enter_context(
-            open_model(str(name), threads=threads, where=where, ctx=ctx, warn=warn, tell=tell)
+            open_model(
+                str(name),
+                threads=threads,
+                where=where,
+                ctx=ctx,
+                attention=attention,
+                warn=warn,
+                tell=tell,
+            )
         )
 
     def __repr__(self) -> str:

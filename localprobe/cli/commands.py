@@ -221,6 +221,7 @@ def run_recipe(
         gpu_layers=chosen.gpu_layers if choice.gpu_layers is None else choice.gpu_layers,
         device=choice.device or chosen.devices,
         rpc=choice.rpc or chosen.rpc,
+        attention=choice.attention or chosen.attention,
     )
     if chosen.rpc and choice.rpc == chosen.rpc:
         # A recipe may come from a stranger.

@@ -75,6 +75,14 @@ Ctx = Annotated[
         metavar="N", help="Longest sequence in tokens; 0: as the model was trained.", min=0
     ),
 ]
+Attention = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="NAME",
+        help="exact: in float32; flash: faster, keys and values in float16; auto, if not given: "
+        "flash where the weights round as much anyway.",
+    ),
+]
 Engine = Annotated[
     str,
     typer.Option(
@@ -149,6 +157,7 @@ class ModelChoice:
     device: Sequence[str] = ()
     rpc: str = ""
     ctx: int = 0
+    attention: str | None = None
     engine: str = "resume"
 
     def open(self) -> Model:
@@ -162,6 +171,7 @@ class ModelChoice:
             devices=self.device,
             rpc=self.rpc,
             ctx=self.ctx,
+            attention=self.attention or "auto",
             engine=self.engine,
             warn=lambda message: say(f"localprobe: {message}"),
             tell=say_on_terminal,
@@ -175,6 +185,7 @@ _OF_A_MODEL: dict[str, Any] = {
     "device": Devices,
     "rpc": Rpc,
     "ctx": Ctx,
+    "attention": Attention,
     "engine": Engine,
 }
 

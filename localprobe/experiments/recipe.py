@@ -45,6 +45,7 @@ _TOP_KINDS: dict[str, type[Any]] = {
     "gpu_layers": int,
     "devices": list,
     "rpc": str,
+    "attention": str,
     "tasks": dict,
     **_SWEEP_KINDS,
 }
@@ -63,7 +64,8 @@ _AT_LEAST = {
 class Recipe:
     """A model and the experiments to make on it.
 
-    gpu_layers, devices, rpc: where the model is to be computed, as on the command line.
+    gpu_layers, devices, rpc, attention: where and how the model is to be computed, as on the
+    command line.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Recipe:
     gpu_layers: int | str | None = None
     devices: tuple[str, ...] = ()
     rpc: str = ""
+    attention: str | None = None
 
 
 def recipe(name: str) -> Recipe:
@@ -114,6 +117,7 @@ def _recipe(file: TomlFile) -> Recipe:
         file.data.get("gpu_layers"),
         tuple(map(str, file.data.get("devices", ()))),
         file.data.get("rpc", ""),
+        file.data.get("attention"),
     )
 
 

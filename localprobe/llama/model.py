@@ -24,12 +24,16 @@ from localprobe.llama.threads import checked
 
 _CONTEXT_STEP = 256
 
+EXACT, FLASH = "exact", "flash"
+"""Ways to compute attention. exact: in float32, every row looking at every cell in use. flash:
+llama.cpp's flash attention, which rounds keys and values to float16 and passes over the cells of
+other sequences."""
+
 
 class Model(Vocabulary):
     """A loaded GGUF and its KV cache.
 
-    The KV cache is float32 and flash attention (which rounds keys and values to float16) is off:
-    exactness comes before the few percent that they would bring.
+    The KV cache is float32. attention: EXACT or FLASH; may be changed, which empties the cache.
 
     threads: CPU threads, 0 for all cores. placement: which blocks are not on the CPU, if any.
     workers: of whom some of its devices are; to be closed after the model.
@@ -46,7 +50,9 @@ class Model(Vocabulary):
         placement: Placement | None = None,
         workers: Workers | None = None,
         ctx: int = 0,
+        attention: str = EXACT,
     ) -> None:
+        self._attention = attention
         self._open_context: int | None = None
         self._n_ctx = 0
         self._n_sequences = 1
@@ -67,6 +73,21 @@ class Model(Vocabulary):
                 f"a context of {ctx} tokens is more than the {self.info.n_ctx_train} that the "
                 "model was trained with"
             )
+
+    @property
+    def attention(self) -> str:
+        return self._attention
+
+    @attention.setter
+    def attention(self, way: str) -> None:
+        if way != self._attention:
+            self._attention = way
+            self._free_context()
+            self._graph = None
+
+    @property
+    def _ways(self) -> list[str]:
+        return [f"{FLASH} attention"] if self._attention == FLASH else []
 
     def close(self) -> None:
         """Give the memory back. The model cannot be used afterwards."""
@@ -266,7 +287,7 @@ class Model(Vocabulary):
         params.n_threads = params.n_threads_batch = self._threads
         params.n_seq_max = self._n_sequences
         params.n_outputs_max = self._n_sequences
-        params.flash_attn_type = 0
+        params.flash_attn_type = int(self._attention == FLASH)
         params.type_k = params.type_v = 0
         params.kv_unified = True
         params.swa_full = True

@@ -7,6 +7,7 @@ with open_model("smollm2-135m") as probe:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.engine.full import FullEngine
-from localprobe.engine.proof import check_resume
+from localprobe.engine.proof import check_resume, moved_by_flash
 from localprobe.engine.resume import BATCH_SIZE, ResumeEngine
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
 from localprobe.files.cache import remembered_of_file, sha256_of, user_path
 from localprobe.llama.check import check
 from localprobe.llama.devices import Device, chosen, own_devices
 from localprobe.llama.memory import check_fits
-from localprobe.llama.model import Model
+from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.rpc import Workers, endpoints
 from localprobe.llama.threads import Others
 from localprobe.models import registry
@@ -59,6 +60,8 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
         "n_layer": info.n_layer,
         "n_embd": info.n_embd,
         "file_type": info.file_type,
+        # As in records of before there was a choice.
+        **({"attention": FLASH} if loaded.model.attention == FLASH else {}),
         **({"blocks_on": str(loaded.model.placement)} if loaded.model.placement else {}),
     }
     made = manifest_of(loaded.model.path)
@@ -193,6 +196,41 @@ def choose_engine(
     return ResumeEngine(loaded.model, batch_size, noise), ""
 
 
+AUTO_ATTENTION = "auto"
+
+
+def _check_attention(name: str) -> None:
+    ways = (EXACT, FLASH, AUTO_ATTENTION)
+    if name not in ways:
+        raise LocalprobeError(f"unknown attention {name!r}; {did_you_mean(name, ways)}")
+
+
+def _suited_attention(loaded: LoadedModel, tell: Callable[[str], object]) -> str:
+    """FLASH where what it rounds is no more than what these weights round anyway, else EXACT.
+
+    What they round anyway is how far the same prompts are apart in other decodes; measured once.
+    """
+    model = loaded.model
+    if re.search(r"\bF(32|16)\b", model.info.file_type):
+        return EXACT
+    noise, _ = _noise(loaded, tell)
+    if noise is None:
+        return EXACT
+
+    def run() -> str:
+        try:
+            with _any_length(model):
+                return moved_by_flash(model).hex()
+        except ModelError:
+            return "inf"
+
+    moved = remembered_of_file(loaded.sha256, f"moved by flash, {model.checked_on}", run)
+    try:
+        return FLASH if float.fromhex(moved) <= noise else EXACT
+    except (ValueError, OverflowError):
+        return EXACT
+
+
 def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | None, str]:
     """That of resuming, in logits; None, and why, where it was not proved exact on this model."""
     if not loaded.model.can_leave_out:
@@ -258,15 +296,19 @@ def open_model(
     threads: int = 0,
     where: Where = Where(),
     ctx: int = 0,
+    attention: str = AUTO_ATTENTION,
     warn: Callable[[str], object] = lambda _message: None,
     tell: Callable[[str], object] = lambda _message: None,
 ) -> Iterator[LoadedModel]:
     """Load a model and make sure, once per file, that localprobe can probe it.
 
+    attention: EXACT, FLASH, or AUTO_ATTENTION for what suits its weights.
+
     warn: is told where it will be slow since memory is short, and what was chosen by itself; tell:
     where others are at work.
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
+    _check_attention(attention)
     others = Others()
     with Workers(where.workers) as workers:
         devices = where.devices(workers)
@@ -289,7 +331,16 @@ def open_model(
             # Workers may be on this machine, and are no others.
             if threads == 0 and not where.rpc and (advice := others.advice()):
                 tell(advice)
-            yield LoadedModel(name, digest, model)
+            loaded = LoadedModel(name, digest, model)
+            if attention == AUTO_ATTENTION:
+                attention = _suited_attention(loaded, tell)
+            model.attention = attention
+            if attention == FLASH and (reason := why_not(model, digest)):
+                raise ModelError(
+                    f"{path} cannot be probed with flash attention: {reason}; "
+                    f"take --attention {EXACT}"
+                )
+            yield loaded
 
 
 def why_not(model: Model, digest: str) -> str:

@@ -149,9 +149,10 @@ def described(model: Mapping[str, Any]) -> str:
         requantised = f", requantised from {source['quantized']}"
     # Where all blocks are on the CPU, nothing is said.
     where = f": {model['blocks_on']}" if model.get("blocks_on") else ""
+    attention = f", {model['attention']} attention" if model.get("attention") else ""
     return (
         f"{model['name']} ({model['architecture']}, {model['file_type']}, "
-        f"{model['n_layer']} blocks{where}){requantised}"
+        f"{model['n_layer']} blocks{where}{attention}){requantised}"
     )
 
 

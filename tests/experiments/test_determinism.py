@@ -31,9 +31,9 @@ def rows(model: Model, batch: int = 1, **changes: Any) -> Rows:
     return {(row.example, row.patch, row.layer): row for row in found}
 
 
-@pytest.fixture(scope="module")
-def model(default_model: Path) -> Iterator[Model]:
-    with Model(default_model) as opened:
+@pytest.fixture(scope="module", params=["exact", "flash"])
+def model(default_model: Path, request: pytest.FixtureRequest) -> Iterator[Model]:
+    with Model(default_model, attention=request.param) as opened:
         yield opened
 
 

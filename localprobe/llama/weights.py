@@ -13,6 +13,7 @@ import llama_cpp.llama_cpp as llama
 
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.files.foreign import printable
+from localprobe.files.parts import total_size
 from localprobe.llama import backend, rearranged
 from localprobe.llama.interrupts import held_back
 
@@ -157,7 +158,7 @@ def _load(path: Path, gpu_layers: int) -> int:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1_000_000
     params.use_extra_bufts = rearranged.is_safe()
-    if gpu_layers == 0 and path.stat().st_size > _MAPPED_AT_MOST:
+    if gpu_layers == 0 and total_size(path) > _MAPPED_AT_MOST:
         params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     backend.forget_errors()
     with held_back():

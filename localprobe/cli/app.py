@@ -522,9 +522,10 @@ Local = Annotated[
 @models_app.callback(invoke_without_command=True, epilog=_example("localprobe models"))
 def models(ctx: typer.Context, local: Local = False, json: Json = False) -> None:
     """The models known by name: list, pull, prepare, info, remove."""
-    if ctx.invoked_subcommand is not None and (json or local):
-        option = "--json" if json else "--local"
-        raise LocalprobeError(f"{option} goes after {ctx.invoked_subcommand}")
+    if ctx.invoked_subcommand is not None and local:
+        raise LocalprobeError("--local lists models: localprobe models --local, or models list")
+    if ctx.invoked_subcommand is not None and json:
+        raise LocalprobeError(f"--json goes after {ctx.invoked_subcommand}")
     if ctx.invoked_subcommand is None:
         models_list(local=local, json=json)
 

@@ -19,7 +19,7 @@ from localprobe.experiments import bench as benchmark
 from localprobe.experiments.experiment import Experiment
 from localprobe.experiments.recipe import recipe
 from localprobe.experiments.sweep import NothingToProbeError
-from localprobe.files.parts import total_size
+from localprobe.files.parts import parts_of, total_size
 from localprobe.llama.model import Model
 from localprobe.models import opening as model_files
 from localprobe.models import registry
@@ -377,6 +377,7 @@ def model_info(name: str, *, json: bool) -> None:
         print_document(record)
         return
     made = manifest_of(path)
+    n_parts = len(parts_of(path))
     lineage = []
     if made is not None:
         source_type = made.source_type or "weight type not written down"
@@ -387,6 +388,7 @@ def model_info(name: str, *, json: bool) -> None:
             [
                 ("name", known),
                 ("file", str(path)),
+                *([("parts", f"{n_parts}; the hash is that of theirs")] if n_parts > 1 else []),
                 ("sha256", digest),
                 *lineage,
                 ("architecture", info.architecture),

@@ -95,8 +95,11 @@ def list_local(*, json: bool) -> None:
         except (ModelError, OSError) as error:  # gone meanwhile, perhaps
             skipped.append(f"{each.name} is skipped: {error}")
     if json:
+        documents = [
+            {"name": each.name, "path": str(each.path), **asdict(seen)} for each, seen in found
+        ]
         print_document(
-            [{"name": each.name, "path": str(each.path), **asdict(seen)} for each, seen in found]
+            [{fact: None if told == "" else told for fact, told in d.items()} for d in documents]
         )
     elif found:
         _print_local(found)

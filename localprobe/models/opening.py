@@ -28,7 +28,6 @@ from localprobe.llama.threads import Others
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
 from localprobe.models.prepare import (
-    TYPES,
     check_type,
     manifest_of,
     prepared_from,
@@ -127,15 +126,17 @@ def _as_file(name: str) -> tuple[str, Path] | None:
     None where it is no such name. Raises LocalprobeError (ModelError, FetchError) where it is gone.
     """
     if is_stored_name(name):
-        if name.rpartition("@")[2].lower() in TYPES:
+        if "@" in name and not name.lower().endswith(".gguf"):
             return None
-        stored = find_stored(name)
-        return stored.short, stored.path
+        found = find_stored(name)
+        return found.short, found.path
     path = user_path(name) if name.startswith("~") else Path(name)
     if path.suffix.lower() != ".gguf" and not path.is_file():
         return None
     if not path.is_file():
-        raise ModelError(f"there is no model file {path}")
+        stored = named_in_stores(name)
+        hint = f"; did you mean {' or '.join(stored)}?" if stored else ""
+        raise ModelError(f"there is no model file {path}{hint}")
     return split_name(path)[0], parts_of(path)[0]
 
 

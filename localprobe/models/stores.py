@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from localprobe.errors import LocalprobeError, ModelError, did_you_mean
@@ -29,6 +30,7 @@ _ADAPTER = "application/vnd.ollama.image.adapter"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _OLLAMA = "registry.ollama.ai"
 _OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
+_GONE = "the file that it stands for is not there"
 _ON_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)/((?:\w[\w.+-]*/)*\w[\w.+-]*\.gguf)", re.I | re.ASCII)
 
 
@@ -85,11 +87,11 @@ def _trouble(root: Path, path: Path, title: str) -> str:
         target = path.resolve(strict=True)
         inside = target.is_relative_to(root.resolve())
     except FileNotFoundError:
-        return "the file that it stands for is not there"
+        return _GONE
     except (OSError, RuntimeError) as error:  # the latter: links in a circle
         return f"it cannot be read ({getattr(error, 'strerror', None) or 'links in a circle'})"
     if not inside:
-        return f"it is a link that leads out of {title}"
+        return f"it is a link that leads out of {title}; if you trust it, give its path"
     return "" if target.is_file() else "it is no file"
 
 
@@ -127,12 +129,12 @@ def find_stored(name: str) -> Stored:
     found = [each for each in found if not each.trouble] or found
     if len(found) > 1:
         names = " or ".join(each.name for each in found[:3])
-        more = f", or {len(found) - 3} others" if len(found) > 3 else ""
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise LocalprobeError(f"{name} may be {names}{more}; say which")
     if found and not found[0].trouble:
         return found[0]
-    if prefix == "hf" and (on_hub := _ON_HUB.fullmatch(wanted)):
-        # Also one whose blob is gone: the hub's client mends its cache.
+    on_hub = _ON_HUB.fullmatch(wanted) if prefix == "hf" else None
+    if on_hub and (not found or found[0].trouble == _GONE):  # which the hub's client mends
         return _fetched(store, name, on_hub[1], on_hub[2])
     if found:
         raise ModelError(f"{found[0].name} cannot be used: {found[0].trouble}")
@@ -141,11 +143,14 @@ def find_stored(name: str) -> Stored:
 
 def named_in_stores(name: str) -> list[str]:
     """What may be meant by a name that lacks its store, as llama3.2:1b or a file's name does."""
-    found = []
+    found: list[str] = []
+    near: list[str] = []
     for store in stores().values():
         known = [each for each in store.models() if not each.trouble]
         found += [each.name for each in _matching(store.prefix, name, known)]
-    return found[:2]
+        if ":" in name:  # as ollma:llama3.2
+            near += get_close_matches(name, [each.name for each in known], n=2, cutoff=0.7)
+    return (found or near)[:2]
 
 
 def _matching(prefix: str, wanted: str, known: Iterable[Stored]) -> list[Stored]:
@@ -157,13 +162,19 @@ def _matching(prefix: str, wanted: str, known: Iterable[Stored]) -> list[Stored]
     # Any part of a model is the whole of it, as the files of llama.cpp are given.
     first = re.sub(r"-\d{5}-of-(\d{5})\.gguf$", r"-00001-of-\1.gguf", whole)
     exact = [each for each in known if each.name.casefold() == first]
-    end = "/" + first.partition(":")[2]
-    return exact or [
-        each
-        for each in known
-        if (place := "/" + each.name.partition(":")[2].casefold()).endswith((end, f"{end}.gguf"))
-        or place.startswith(f"{end}/")
-    ]
+    end = "/" + first.partition(":")[2].removesuffix(".gguf")
+    return exact or [each for each in known if _is_called(each, end)]
+
+
+def _is_called(stored: Stored, end: str) -> bool:
+    """By the end of its name, its ending and which part it is aside; or by its folders.
+
+    end: with a slash before it, in lower case.
+    """
+    place = "/" + stored.name.partition(":")[2].casefold()
+    folder, _, file = place.rpartition("/")
+    ends = (place.removesuffix(".gguf"), f"{folder}/{split_name(Path(file))[0]}")
+    return any(each.endswith(end) for each in ends) or f"{end}/" in place
 
 
 def _hint(store: Store, wanted: str, known: list[Stored]) -> str:

@@ -127,7 +127,7 @@ def _print_local(found: Sequence[tuple[Stored, Glance]]) -> None:
         console.print(Text("  ".join([*facts, row[-1]]), style=style), soft_wrap=True)
     for each, seen in found:
         if seen.reason:
-            console.print(Text(f"{visible(each.name)}: {visible(seen.reason)}"), soft_wrap=True)
+            console.print(Text(f"{visible(each.name)}: {visible(seen.reason)}"))
     if any(seen.can_probe is None for _, seen in found):
         console.print("likely: its header has what is needed; it is tried at its first use")
 

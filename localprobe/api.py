@@ -48,7 +48,7 @@ Watch = Callable[[Iterator[T], int], Iterable[T]]
 
 
 class Model:
-    """A model that can be probed: a name of `localprobe models`, or the path of a .gguf file.
+    """A model that can be probed: a name of `localprobe models [--local]`, or a .gguf file's path.
 
     Use it in a `with` statement, or `close` it. threads: 0 for all cores. ctx: the longest
     sequence in tokens, 0 for that of the training.

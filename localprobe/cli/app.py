@@ -540,23 +540,31 @@ def worker(
     machines.work(host, port, device, threads)
 
 
+Local = Annotated[
+    bool,
+    typer.Option(
+        "--local", help="What Ollama, LM Studio, llama.cpp and the Hugging Face cache have here."
+    ),
+]
+
+
 @models_app.callback(invoke_without_command=True, epilog=_example("localprobe models"))
-def models(ctx: typer.Context, json: Json = False) -> None:
+def models(ctx: typer.Context, local: Local = False, json: Json = False) -> None:
     """The models known by name: list, pull, prepare, info, remove."""
+    if ctx.invoked_subcommand is not None and local:
+        raise LocalprobeError("--local lists models: localprobe models --local, or models list")
     if ctx.invoked_subcommand is not None and json:
         raise LocalprobeError(f"--json goes after {ctx.invoked_subcommand}")
     if ctx.invoked_subcommand is None:
-        from localprobe.cli import listing
-
-        listing.list_models(json=json)
+        models_list(local=local, json=json)
 
 
 @_command("localprobe models list", "list", models_app)
-def models_list(json: Json = False) -> None:
-    """List the known models."""
+def models_list(local: Local = False, json: Json = False) -> None:
+    """List the known models, or those that other programs keep on this machine."""
     from localprobe.cli import listing
 
-    listing.list_models(json=json)
+    (listing.list_local if local else listing.list_models)(json=json)
 
 
 @_command(f"localprobe models pull {DEFAULT_MODEL}", "pull", models_app)
@@ -565,7 +573,7 @@ def models_pull(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A name of `localprobe models`.",
+            help="A name of `localprobe models`, or hf:OWNER/REPO/FILE.gguf.",
             autocompletion=completion.models,
         ),
     ],
@@ -582,7 +590,7 @@ def models_prepare(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name of `localprobe models`, or a .gguf file.",
+            help="A name of `localprobe models [--local]`, or a .gguf file.",
             autocompletion=completion.models,
         ),
     ],
@@ -624,7 +632,7 @@ def models_info(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name of `localprobe models`, or a .gguf file.",
+            help="A name of `localprobe models [--local]`, or a .gguf file.",
             autocompletion=completion.models,
         ),
     ],

@@ -19,12 +19,14 @@ from localprobe.experiments import bench as benchmark
 from localprobe.experiments.experiment import Experiment
 from localprobe.experiments.recipe import recipe
 from localprobe.experiments.sweep import NothingToProbeError
+from localprobe.files.parts import parts_of, total_size
 from localprobe.llama.model import Model
 from localprobe.models import opening as model_files
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
 from localprobe.models.opening import LoadedModel
 from localprobe.models.prepare import check_type, manifest_of, measured, prepare, read_manifest
+from localprobe.models.stores import find_stored, is_stored_name
 from localprobe.prompts.encoder import read_prompt, unescape
 from localprobe.prompts.words import is_word
 from localprobe.report import documents
@@ -292,7 +294,7 @@ def run_bench(n_prompts: int, model: ModelChoice, *, json: bool) -> None:
     with model.open() as opened:
         loaded = opened.loaded
         result = benchmark.bench(loaded.model, n_prompts, say)
-        size = loaded.model.path.stat().st_size
+        size = total_size(loaded.model.path)
         if json:
             print_document(documents.bench_document(loaded, result, size))
             return
@@ -331,6 +333,9 @@ def tokens(prompt: str, name: str, *, json: bool) -> None:
 
 
 def pull_model(name: str) -> None:
+    if is_stored_name(name):
+        say(f"{name} is on this machine: {find_stored(name).path}")
+        return
     entry = registry.entry(name)
     if entry.path.exists():
         model_files.locate(name)
@@ -383,6 +388,7 @@ def model_info(name: str, *, json: bool) -> None:
         print_document(record)
         return
     made = manifest_of(path)
+    n_parts = len(parts_of(path))
     lineage = []
     if made is not None:
         source_type = made.source_type or "weight type not written down"
@@ -393,6 +399,7 @@ def model_info(name: str, *, json: bool) -> None:
             [
                 ("name", known),
                 ("file", str(path)),
+                *([("parts", f"{n_parts}; the hash is that of theirs")] if n_parts > 1 else []),
                 ("sha256", digest),
                 *lineage,
                 ("architecture", info.architecture),

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable
 def models(begun: str) -> list[str]:
     from localprobe.models import registry
     from localprobe.models.prepare import prepared_models
+    from localprobe.models.stores import stored_models
 
-    return _beginning(begun, [*registry.entries(), *(name for name, _ in prepared_models())])
+    stored = (each.name for each in stored_models() if not each.trouble)
+    prepared = (name for name, _ in prepared_models())
+    return _beginning(begun, [*registry.entries(), *prepared, *stored])
 
 
 def cached_models(begun: str) -> list[str]:

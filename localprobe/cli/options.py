@@ -34,7 +34,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="A name of `localprobe models`, or a .gguf file; @TYPE: as prepared.",
+        help="A name of `localprobe models [--local]`, or a .gguf file; @TYPE: as prepared.",
         autocompletion=completion.models,
     ),
 ]

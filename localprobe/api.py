@@ -53,6 +53,9 @@ from localprobe.runs.manifest import Manifest, new_manifest, now
 from localprobe.runs.results import Run, read_run
 from localprobe.runs.rows import Row
 
+_WORTH_SAYING = 2.5e8
+"""Bytes."""
+
 T = TypeVar("T")
 Watch = Callable[[Iterator[T], int], Iterable[T]]
 
@@ -156,6 +159,12 @@ class Model:
             self._say_slow(reason)
             resuming = False
         if resuming:
+            memory = Resumed.memory(self.loaded.model, len(tokens), first)
+            if memory > _WORTH_SAYING:
+                self._tell(
+                    f"{len(tokens)} tokens need about {memory / 1e9:.1f} GB of memory "
+                    "beside the model ..."
+                )
             return Resumed(self.loaded.model, tokens, first)
         return WholePasses(self.loaded.model, tokens)
 

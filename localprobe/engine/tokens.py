@@ -26,6 +26,7 @@ from localprobe.llama.attention import FindCells, HideFromLast, hidden
 from localprobe.llama.batch import Batch, Row, sequence_rows
 from localprobe.llama.graph import Graph, Part
 from localprobe.llama.hooks import NodeVisitor
+from localprobe.llama.memory import check_fits
 from localprobe.llama.model import Model
 from localprobe.llama.residual import Keep
 
@@ -159,15 +160,22 @@ class Resumed(WholePasses):
     """
 
     def __init__(self, model: Model, tokens: Sequence[int], first: int | None = None) -> None:
-        n_tokens = len(tokens)
-        self._first = n_tokens - 1 if first is None else first
-        most = min(_MOST_SEQUENCES, n_tokens, max(8, _MOST_LOGITS // model.info.n_vocab))
-        self._most_jobs = most
-        self._most_rows = max(MOST_ROWS if self._first < n_tokens - 1 else most, n_tokens)
+        self._first = len(tokens) - 1 if first is None else first
+        self._most_jobs, self._most_rows = _at_once(model, len(tokens), self._first)
+        memory = self.memory(model, len(tokens), first)
+        check_fits(memory, f"a map of {len(tokens)} tokens", "shorten the prompt")
         self._states = np.empty(0, np.float32)
         self._finder: FindCells | None = None
         self._uses = -1
         super().__init__(model, tokens)
+
+    @staticmethod
+    def memory(model: Model, n_tokens: int, first: int | None = None) -> float:
+        """About how many bytes it takes beside the model, of a prompt of so many tokens."""
+        first = n_tokens - 1 if first is None else first
+        jobs, rows = _at_once(model, n_tokens, first)
+        states = 4.0 * model.n_layer * (n_tokens - first) * model.n_embd
+        return model.context_bytes(n_tokens + rows, len(_KEEPERS) + jobs) + states
 
     def _start(self) -> FloatArray:
         """The clean prompt in the cache, its states, and in which cells it lies."""
@@ -271,6 +279,12 @@ class Resumed(WholePasses):
         for at in sorted(each for each in edit.layers if each <= layer):
             new = edit.apply(at, rows[at])
         return rows[layer] if new is None else new
+
+
+def _at_once(model: Model, n_tokens: int, first: int) -> tuple[int, int]:
+    """How many acts share a decode at most, and how many rows those of a prompt have together."""
+    jobs = min(_MOST_SEQUENCES, n_tokens, max(8, _MOST_LOGITS // model.info.n_vocab))
+    return jobs, jobs if first == n_tokens - 1 else max(MOST_ROWS, n_tokens)
 
 
 def _write_later(

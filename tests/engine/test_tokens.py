@@ -13,6 +13,7 @@ from localprobe.engine import interventions
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, Inject, Intervention, Random, Shuffle, only_at
 from localprobe.engine.tokens import Act, Resumed, WholePasses
+from localprobe.errors import LocalprobeError
 from localprobe.llama.model import Model
 from localprobe.llama.residual import NoEdit
 
@@ -171,3 +172,21 @@ def test_only_the_last_rows_are_computed(
     every_cell(Resumed(model, tokens), acts, model.n_layer)
     single = (n - 1) * sum(range(1, model.n_layer + 1))
     assert single < rows <= single + 2 * n * model.n_layer
+
+
+@pytest.mark.parametrize("n_tokens", [200, 480])
+def test_long_prompts_are_done_in_parts_and_their_memory_is_known(
+    n_tokens: int, tiny_engine: Callable[[str], FullEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_engine("llama").model
+    tokens = [(7 * p + 3) % 250 for p in range(n_tokens)]
+    acts = [Act((p,)) for p in range(n_tokens - 1)]
+    found = every_cell(Resumed(model, tokens), acts, model.n_layer)
+    whole = WholePasses(model, tokens)
+    for number in (0, 95, 96, 150, n_tokens - 2):
+        for layer, _, logits in whole.cells([acts[number]], [0, 2]):
+            assert_close(found[layer, number], logits[0])
+    assert Resumed.memory(model, 1000) > Resumed.memory(model, 200) > 1e6
+    monkeypatch.setattr(Resumed, "memory", staticmethod(lambda *_: 1e15))
+    with pytest.raises(LocalprobeError, match=f"a map of {n_tokens} tokens needs about"):
+        Resumed(model, tokens)

@@ -134,7 +134,7 @@ def demo(
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     short: Annotated[bool, typer.Option("--short", help="Fewer layers and examples.")] = False,
 ) -> None:
-    """Two experiments on a small model, explained: a swap, then a sweep."""
+    """Three experiments on a small model, explained: a map, a swap, a sweep."""
     from localprobe.cli import demo as show
 
     with choice.open() as opened:

@@ -73,7 +73,7 @@ def map_prompt(
                 layers=layers,
                 max_tokens=max_tokens,
                 chat=chat,
-                progress=_bar,
+                progress=bar,
             )
         )
         seen = api.lens(opened, text, layers=layers, chat=chat) if with_lens else None
@@ -116,7 +116,7 @@ def lens_prompt(
         map_files.check_output(output)
     with choice.open() as opened:
         seen = api.lens(
-            opened, text, layers=layers, token=followed, top=top, chat=chat, progress=_bar
+            opened, text, layers=layers, token=followed, top=top, chat=chat, progress=bar
         )
         _write(output, [], seen)
         if json:
@@ -201,13 +201,13 @@ def write_states(
             dtype=dtype,
             model=model_record(opened.loaded),
         )
-        bar = tqdm(
+        shown = tqdm(
             total=len(texts), unit="prompt", leave=False, disable=None, dynamic_ncols=True, delay=1
         )
-        with bar:
+        with shown:
             try:
                 for number in done:
-                    bar.update(number - bar.n)
+                    shown.update(number - shown.n)
             except KeyboardInterrupt:
                 say(f"what is done is kept; to go on, write to {output} again")
                 raise
@@ -238,10 +238,10 @@ def _write(output: Path | None, found: list[TokenMap], seen: Lens | None) -> Non
         say(f"wrote {output}")
 
 
-def _bar(cells: Iterator[int], total: int) -> Iterable[int]:
+def bar(cells: Iterator[int], total: int) -> Iterable[int]:
     """A bar on stderr, where that is a terminal, if it takes more than a second."""
-    bar = tqdm(total=total, unit="cell", leave=False, disable=None, dynamic_ncols=True, delay=1.0)
-    with bar:
+    shown = tqdm(total=total, unit="cell", leave=False, disable=None, dynamic_ncols=True, delay=1.0)
+    with shown:
         for done in cells:
-            bar.update(done)
+            shown.update(done)
             yield done

@@ -64,6 +64,12 @@ class Lens:
         first = int(others[-1]) + 1 if len(others) else 0
         return int(self.layers[first]) if first < len(self.layers) else None
 
+    def where(self, share: float) -> list[int]:
+        """The tokens on which the followed one somewhere has this probability, and the last."""
+        reached = np.nanmax(self.token_probs, axis=0) >= share
+        reached[-1] = True
+        return [int(position) for position in np.flatnonzero(reached)]
+
     def plot(self, path: Any = None) -> Any:
         """The lens as a figure: written to a file where a path is given, else a matplotlib figure.
 

@@ -17,12 +17,13 @@ from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import DENOISING, TokenMap
 from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import printable
-from localprobe.report.map_words import clean_line, explained, measured, what_the_lens_shows
+from localprobe.report.map_words import clean_line, explained, measured, quoted, what_the_lens_shows
 from localprobe.report.terminal import visible
 
 Shown = TokenMap | Lens | Attention
 FORMATS = (".png", ".svg", ".pdf")
 _LONGEST = 24
+_SHOWN = 0.1
 
 
 def figure(found: Shown, path: Path | str | None = None) -> Any:
@@ -69,7 +70,7 @@ def _drawing() -> Iterator[None]:
 def _drawn(found: Sequence[Shown]) -> Any:
     from matplotlib.figure import Figure
 
-    heights = [1.6 + 0.2 * len(each.tokens) for each in found]
+    heights = [1.6 + 0.2 * len(_tokens(each)) for each in found]
     width = 3.2 + 0.2 * max(_shares(each).shape[0] for each in found)
     drawing = Figure(figsize=(max(6.4, width), sum(heights)), layout="constrained")
     axes = drawing.subplots(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -88,15 +89,15 @@ def _panel(drawing: Any, axis: Any, found: Shown) -> None:
         if found.metric == "prob":
             bar = f"share of {measured(found)} that is {back}"
     elif isinstance(found, Lens):
-        bar = f"P({visible(found.token)!r})"
-        title = f"logit lens: {what_the_lens_shows(found)}"
+        bar = f"P({quoted(found.token)})"
+        title = what_the_lens_shows(found)
     else:
         bar, n_head = "attention weight", found.weights.shape[1]
         title = f"attention: mean over {len(found.layers)} layers and {n_head} heads"
     image = axis.imshow(
         shares.T, cmap="magma_r", vmin=0, vmax=1, aspect="auto", interpolation="none"
     )
-    labels = [_plain(label) for label in found.tokens]
+    labels = [_plain(label) for label in _tokens(found)]
     axis.set_yticks(range(len(labels)), labels, family="monospace", fontsize="small")
     step = max(1, len(across) // 15)
     places = list(range(0, len(across), step))
@@ -111,7 +112,16 @@ def _shares(found: Shown) -> Any:
     """(across, down)"""
     if isinstance(found, TokenMap):
         return found.effect()
-    return found.token_probs if isinstance(found, Lens) else found.mean().T
+    if isinstance(found, Lens):
+        return found.token_probs[:, found.where(_SHOWN)]
+    return found.mean().T
+
+
+def _tokens(found: Shown) -> list[str]:
+    """Its rows; of a lens, the tokens on which there is something to see."""
+    if isinstance(found, Lens):
+        return [found.tokens[position] for position in found.where(_SHOWN)]
+    return list(found.tokens)
 
 
 def _plain(text: str, most: int = _LONGEST) -> str:

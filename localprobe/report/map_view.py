@@ -19,6 +19,7 @@ from localprobe.report.map_words import (
     clean_line,
     explained,
     measured,
+    quoted,
     what_it_found,
     what_the_lens_shows,
 )
@@ -57,16 +58,11 @@ def map_text(console: Console, found: TokenMap) -> list[Text]:
 
 def lens_text(console: Console, found: Lens) -> list[Text | Table]:
     """P of the followed token everywhere, and what the last token says, layer by layer."""
-    what = f"P({visible(found.token)!r})"
-    shown = np.nanmax(found.token_probs, axis=0) >= _STEPS[0]
-    shown[-1] = True
-    grid = heat_map(
-        console,
-        [label for label, is_shown in zip(found.tokens, shown, strict=True) if is_shown],
-        found.layers,
-        found.token_probs[:, shown],
-    )
-    if hidden := int((~shown).sum()):
+    what = f"P({quoted(found.token)})"
+    shown = found.where(_STEPS[0])
+    labels = [found.tokens[position] for position in shown]
+    grid = heat_map(console, labels, found.layers, found.token_probs[:, shown])
+    if hidden := len(found.tokens) - len(shown):
         others = "1 other token" if hidden == 1 else f"{hidden} other tokens"
         grid.append(Text(f"{others}: {what} < {_STEPS[0]:.0%} at every layer", style="dim"))
     heading = Text(f"logit lens: {what} by the norm and the output matrix on each state")

@@ -27,7 +27,7 @@ _EXPLAINED = {
 
 
 def quoted(text: str) -> str:
-    return f"'{visible(text)}'"
+    return f"`{visible(text)}`"
 
 
 def explained(found: TokenMap) -> str:
@@ -67,12 +67,11 @@ def number(found: TokenMap, value: float) -> str:
 def clean_line(found: TokenMap) -> str:
     """The clean answer and its number, and that of the other run of a swap."""
     line = f"clean answer: {quoted(found.answer)}"
-    if found.metric not in ("prob", "kl"):
-        line += f", P = {found.clean_prob:.2f}" if found.direction != DENOISING else ""
-    if found.there is None or found.direction != DENOISING:
-        line += f"; {measured(found)} = {number(found, found.clean)}"
-    else:
-        line += f"; {measured(found)} = {number(found, found.there)}"
+    if found.direction != DENOISING:
+        line += f", P = {found.clean_prob:.2f}"
+    here = found.there if found.direction == DENOISING else found.clean
+    if found.metric not in ("prob", "kl") or found.there is not None:
+        line += f"; {measured(found)} = {number(found, here or 0.0)}"
     if found.there is not None:
         other = found.clean if found.direction == DENOISING else found.there
         answer = f" ({quoted(found.other)})" if found.other is not None else ""

@@ -156,7 +156,7 @@ def test_attention_as_document_map_and_heads(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("attention")
     assert code == 0 and "the mean over layers" in out
     code, out, _ = run("attention", "--to", "Chad")
-    assert code == 0 and "looks most at 'Chad'" in out
+    assert code == 0 and "looks most at `Chad`" in out
     for suffix in ("png", "html", "csv", "npz"):
         path = tmp_path / f"found.{suffix}"
         assert run("attention", "--layer", "1", "--head", "2", "-o", str(path))[0] == 0

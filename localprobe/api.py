@@ -43,6 +43,7 @@ from localprobe.models.opening import (
     LoadedModel,
     Where,
     choose_engine,
+    exactly,
     model_record,
     open_model,
     why_not_hidden,
@@ -426,7 +427,8 @@ def token_map(
     Raises LocalprobeError for anything that cannot be done.
     """
     plan = MapPlan(patch, metric, group, window, seed, against, swap, against_answer, direction)
-    return next(map_answer(model, prompt, plan, layers=layers, chat=chat, progress=progress))
+    (found,) = map_answer(model, prompt, plan, layers=layers, chat=chat, progress=progress)
+    return found
 
 
 def map_answer(
@@ -438,8 +440,21 @@ def map_answer(
     max_tokens: int = 1,
     chat: bool = False,
     progress: mapping.Progress = lambda cells, total: cells,
-) -> Iterator[TokenMap]:
+) -> list[TokenMap]:
     """The map of each token of the clean answer, what it wrote before taken as prompt."""
+    with exactly(model.loaded):
+        return _map_answer(model, prompt, plan, layers, max_tokens, chat, progress)
+
+
+def _map_answer(
+    model: Model,
+    prompt: str,
+    plan: MapPlan,
+    layers: Layers,
+    max_tokens: int,
+    chat: bool,
+    progress: mapping.Progress,
+) -> list[TokenMap]:
     engine = model.engine()
     encode = encoder(engine, chat=chat)
     chosen = parse_layers(layers_text(layers), model.n_layer)
@@ -453,8 +468,10 @@ def map_answer(
     def opened(tokens: Sequence[int], first: int | None) -> WholePasses:
         return model.prompt(tokens, first, hides=plan.patch == mapping.KNOCKOUT)
 
-    for n_written in range(len(written) + 1):
-        yield mapping.make_map(opened, encode, prompt, plan, chosen, progress, written[:n_written])
+    return [
+        mapping.make_map(opened, encode, prompt, plan, chosen, progress, written[:n_written])
+        for n_written in range(len(written) + 1)
+    ]
 
 
 def lens(
@@ -520,7 +537,8 @@ def attention(
     """
     encode = encoder(model.engine(), chat=chat)
     chosen = parse_layers(layers_text(layers), model.n_layer)
-    return attending.attend(model.loaded.model, prompt, encode.tokens(prompt), chosen)
+    with exactly(model.loaded):
+        return attending.attend(model.loaded.model, prompt, encode.tokens(prompt), chosen)
 
 
 class RunningSweep:

@@ -240,7 +240,7 @@ def swap(
 
 
 @_command(f"localprobe map '{_EXAMPLE_PROMPT}' --lens", "map")
-@choosing_a_model()
+@choosing_a_model(without=("attention",))
 def token_map(
     prompt: Prompt,
     patch: Annotated[
@@ -329,7 +329,7 @@ def token_map(
 
 
 @_command(f"localprobe lens '{_EXAMPLE_PROMPT}' --token Paris")
-@choosing_a_model()
+@choosing_a_model(without=("attention",))
 def lens(
     prompt: Prompt,
     layers: Layers = "all",
@@ -354,7 +354,7 @@ def lens(
 
 
 @_command(f"localprobe attention '{_EXAMPLE_PROMPT}' --to France")
-@choosing_a_model()
+@choosing_a_model(without=("attention",))
 def attention(
     prompt: Prompt,
     layer: Annotated[

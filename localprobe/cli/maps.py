@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -64,17 +65,9 @@ def map_prompt(
     plan = MapPlan(patch, metric, group, window, seed, second, words, other, direction)
     if output is not None:
         map_files.check_output(output)
-    with choice.open() as opened:
-        found = list(
-            api.map_answer(
-                opened,
-                text,
-                plan,
-                layers=layers,
-                max_tokens=max_tokens,
-                chat=chat,
-                progress=bar,
-            )
+    with exact(choice).open() as opened:
+        found = api.map_answer(
+            opened, text, plan, layers=layers, max_tokens=max_tokens, chat=chat, progress=bar
         )
         seen = api.lens(opened, text, layers=layers, chat=chat) if with_lens else None
         _write(output, found, seen)
@@ -114,7 +107,7 @@ def lens_prompt(
     followed = None if token is None else unescape(token)
     if output is not None:
         map_files.check_output(output)
-    with choice.open() as opened:
+    with exact(choice).open() as opened:
         seen = api.lens(
             opened, text, layers=layers, token=followed, top=top, chat=chat, progress=bar
         )
@@ -142,7 +135,7 @@ def attention_prompt(
     text = read_prompt(prompt)
     if output is not None:
         map_files.check_output(output)
-    with choice.open() as opened:
+    with exact(choice).open() as opened:
         found = api.attention(opened, text, layers="all" if layer is None else layer, chat=chat)
         weights = found.mean(layer, head)
         positions: list[int] | None = None
@@ -188,7 +181,7 @@ def write_states(
         raise LocalprobeError(f"{output}: the file must be one of {', '.join(SUFFIXES)}")
     if not output.parent.is_dir():
         raise LocalprobeError(f"there is no folder {output.parent}")
-    with choice.open() as opened:
+    with exact(choice).open() as opened:
         engine = opened.engine()
         chosen = parse_layers(layers, opened.n_layer)
         done = write_states_of(
@@ -212,6 +205,11 @@ def write_states(
                 say(f"what is done is kept; to go on, write to {output} again")
                 raise
     say(f"wrote the states of {len(texts)} prompt{'s' * (len(texts) > 1)} to {output}")
+
+
+def exact(choice: ModelChoice) -> ModelChoice:
+    """Where nothing else is asked for, attention in float32."""
+    return replace(choice, attention=choice.attention or "exact")
 
 
 def show_map(console: Console, found: TokenMap) -> None:

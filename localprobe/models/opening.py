@@ -290,6 +290,17 @@ class Where:
         return found if self.asked != 0 else []
 
 
+@contextmanager
+def exactly(loaded: LoadedModel) -> Iterator[None]:
+    """Attention in float32 for a while: its weights can be read, and its masks written to."""
+    model = loaded.model
+    way, model.attention = model.attention, EXACT
+    try:
+        yield
+    finally:
+        model.attention = way
+
+
 def why_not_hidden(loaded: LoadedModel, *, resuming: bool) -> str:
     """Why tokens cannot be hidden from the last one in this model; empty when they can.
 
@@ -305,7 +316,7 @@ def why_not_hidden(loaded: LoadedModel, *, resuming: bool) -> str:
             return str(error)
         return ""
 
-    what = f"{check_it.__name__}, {loaded.model.devices}"
+    what = f"{check_it.__name__}, {loaded.model.checked_on}"
     return remembered_of_file(loaded.sha256, what, run)
 
 

@@ -91,7 +91,7 @@ def test_swaps_in_both_directions(model: Model) -> None:
 
 def test_a_map_for_every_token_of_the_answer(model: Model) -> None:
     plan = MapPlan(group="tokens")
-    found = list(map_answer(model, PROMPT, plan, max_tokens=3))
+    found = map_answer(model, PROMPT, plan, max_tokens=3)
     tokens = model.loaded.model.tokenize(PROMPT)
     answer = FullEngine(model.loaded.model).answer(tokens, max_tokens=3)
     assert [each.answer_id for each in found] == list(answer.all_tokens[:3])
@@ -215,3 +215,12 @@ def test_pieces_of_a_word_are_together() -> None:
         b"\x9d\xb1",
     ]
     assert word_groups(pieces) == [[0], [1, 2, 3], [4], [5], [6], [7], [8], [9, 10]]
+
+
+def test_a_model_with_flash_attention_is_exact_for_a_while(
+    tiny_file: Callable[[str], Path], model: Model
+) -> None:
+    with Model(tiny_file("llama"), threads=1, attention="flash") as flash:
+        found = token_map(flash, PROMPT)
+        assert flash.loaded.model.attention == "flash"
+    np.testing.assert_array_equal(found.values, token_map(model, PROMPT).values)

@@ -8,7 +8,7 @@ block's attention and the next's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,13 +27,10 @@ Cells = Sequence[NDArray[np.intp]]
 
 
 class Attention(NamedTuple):
-    """Where a block turns scores into weights. scores: the node whose turn comes right before.
-
-    mask: the address of what is added to them.
-    """
+    """Where a block turns scores into weights: the numbers of both nodes."""
 
     scores: int
-    mask: int
+    weights: int
 
 
 def attention_of(addresses: Sequence[int], block: range) -> list[Attention]:
@@ -46,7 +43,7 @@ def attention_of(addresses: Sequence[int], block: range) -> list[Attention]:
             continue
         scores = number.get(node.src[0])
         if scores is not None:
-            found.append(Attention(scores, node.src[1]))
+            found.append(Attention(scores, i))
     return found
 
 
@@ -62,40 +59,35 @@ def hidden(
 
     at: positions. As `Part` has it: node -> what is called when it was computed.
     """
-    originals: dict[int, FloatArray] = {}
-    written: set[int] = set()
     done: dict[int, Callable[[int], None]] = {}
-    for block in range(first, len(cells)):
-        if block < end and not graph.attention[block]:
+    for block in range(first, end):
+        if not graph.attention[block]:
             raise ModelError(f"no attention was found in block {block}, so none can be hidden")
-        for scores, mask in graph.attention[block]:
-            if block < end and mask not in written:
-                written.add(mask)
-                done[scores] = _hide(mask, cells[block], at, originals)
-            elif block >= end and mask in written:
-                written.remove(mask)
-                done[scores] = _put_back(mask, originals)
+        for each in graph.attention[block]:
+            hide = _Hide(graph.addresses[each.weights], cells[block], at)
+            done[each.scores], done[each.weights] = hide.before, hide.after
     return done
 
 
-def _hide(
-    mask: int,
-    cells: NDArray[np.intp],
-    at: Sequence[Sequence[int]],
-    originals: dict[int, FloatArray],
-) -> Callable[[int], None]:
-    def act(_scores: int) -> None:
-        originals[mask] = ggml.read(mask)
-        written = originals[mask].copy()
-        for row, positions in enumerate(at):
-            written[row, cells[list(positions)]] = -np.inf
-        ggml.write(mask, written)
+class _Hide:
+    """Writes to a mask right before it is used, and puts it back right behind that: other devices
+    copy it when their turn comes, and other blocks use the same. weights: the node that uses it.
+    """
 
-    return act
+    def __init__(self, weights: int, cells: NDArray[np.intp], at: Sequence[Sequence[int]]) -> None:
+        self._weights, self._cells, self._at = weights, cells, at
 
+    def before(self, _scores: int) -> None:
+        # Which one it is, is known only now: copies between devices lie elsewhere every time.
+        self._mask = ggml.at(self._weights).src[1]
+        self._original = ggml.read(self._mask)
+        written = self._original.copy()
+        for row, positions in enumerate(self._at):
+            written[row, self._cells[list(positions)]] = -np.inf
+        ggml.write(self._mask, written)
 
-def _put_back(mask: int, originals: Mapping[int, FloatArray]) -> Callable[[int], None]:
-    return lambda _scores: ggml.write(mask, originals[mask])
+    def after(self, _weights: int) -> None:
+        ggml.write(self._mask, self._original)
 
 
 class FindCells:
@@ -158,30 +150,32 @@ class HideFromLast:
         self._inner, self._at, self._first, self._end = inner, list(at), first, end
         self._block = 0
         self._inner_wants = False
-        self._original: dict[int, FloatArray] = {}
+        self._original: FloatArray | None = None
         self.blocks: set[int] = set()
 
     def wants(self, address: int) -> bool:
         node = ggml.at(address)
         if node.name.startswith(b"l_out-"):
             self._block = int(node.name[len(b"l_out-") :]) + 1
-        elif _is_masked(node):
-            self._write(node.src[1])
+        elif _is_masked(node) and self._first <= self._block < self._end:
+            self._hide(node.src[1])
         self._inner_wants = self._inner.wants(address)
         return True
 
     def computed(self, address: int) -> None:
+        if self._original is not None:
+            # Right behind its use, since other devices copy it when their turn comes.
+            ggml.write(ggml.at(address).src[1], self._original)
+            self._original = None
         if self._inner_wants:
             self._inner.computed(address)
 
-    def _write(self, mask: int) -> None:
-        if mask not in self._original:
-            self._original[mask] = ggml.read(mask)
-        written = self._original[mask].copy()
-        if self._first <= self._block < self._end:
-            written[-1, newest_cells(written)[self._at]] = -np.inf
-            self.blocks.add(self._block)
+    def _hide(self, mask: int) -> None:
+        self._original = ggml.read(mask)
+        written = self._original.copy()
+        written[-1, newest_cells(written)[self._at]] = -np.inf
         ggml.write(mask, written)
+        self.blocks.add(self._block)
 
     def finish(self) -> None:
         """Raise ModelError where a block has no attention that could be hidden."""

@@ -18,6 +18,7 @@ from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.experiments import bench as benchmark
 from localprobe.experiments.experiment import Experiment
 from localprobe.experiments.recipe import recipe
+from localprobe.experiments.states import is_states_file
 from localprobe.experiments.sweep import NothingToProbeError
 from localprobe.files.parts import parts_of, total_size
 from localprobe.llama.model import Model
@@ -73,7 +74,9 @@ def probe(
     json: bool,
 ) -> None:
     text = read_prompt(prompt)
-    donor_text = None if donor is None else read_prompt(donor, "the donor")
+    donor_text = donor
+    if donor is not None and not is_states_file(donor):
+        donor_text = read_prompt(donor, "the donor")
     if patches is not None:
         api.check_patches(patches)
     with model.open() as opened:

@@ -790,7 +790,12 @@ def models_prepare(
         ),
     ],
     kind: Annotated[
-        str, typer.Option("--type", metavar="TYPE", help="q8_0, q4_0, bf16, f16 or f32.")
+        str,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="q8_0, q4_0, bf16, f16, f32; or fastest: what this machine multiplies fastest.",
+        ),
     ],
 ) -> None:
     """Convert the weights: MODEL@TYPE is then a model of its own.

@@ -801,7 +801,7 @@ def models_prepare(
     """Convert the weights: MODEL@TYPE is then a model of its own.
 
     How much that changes is measured. Nothing that a quantized MODEL lost is restored: to compare
-    weight types, prepare each from a file in F16 or F32.
+    weight types, prepare each from a file in F16 or F32 that was never quantized.
     """
     from localprobe.cli import commands
 

@@ -375,7 +375,8 @@ def prepare_model(name: str, kind: str) -> None:
     if made.quantized:
         say(
             f"note: these weights were quantized before ({made.quantized}), and nothing of what "
-            "that lost is restored; to compare weight types, prepare each from a file in F16 or F32"
+            "that lost is restored; to compare weight types, prepare each from a file in F16 or "
+            "F32 that was never quantized"
         )
     typed = f'"{new_name}"' if " " in new_name else new_name
     say(f"use it as -m {typed}")

@@ -177,7 +177,8 @@ class Comparison:
                 found.append(
                     f"[{number}] was made from weights that were {visible(origin)} already, and "
                     "nothing of what that lost is restored: against those, +0 says nothing about "
-                    "precision; to compare weight types, prepare each from a file in F16 or F32"
+                    "precision; to compare weight types, prepare each from a file in F16 or F32 "
+                    "that was never quantized"
                 )
         return found
 

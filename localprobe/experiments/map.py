@@ -73,6 +73,13 @@ class TokenMap:
     other: str | None
     other_id: int | None
 
+    def __repr__(self) -> str:
+        cut = self.prompt if len(self.prompt) <= 40 else self.prompt[:39] + "…"
+        return (
+            f"<TokenMap {cut!r}, {self.patch}, clean answer {self.answer!r}: "
+            f"{self.metric} in {len(self.layers)} layers x {len(self.tokens)} groups>"
+        )
+
     def effect(self) -> Values:
         """(n_layers, n_groups), 0 … 1: how much of the way the answer is gone, or brought back.
 

@@ -12,7 +12,7 @@ from helpers import oracle, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localprobe import LocalprobeError, Model, lens, token_map
+from localprobe import LocalprobeError, Model, attention, lens, token_map
 from localprobe.api import map_answer
 from localprobe.engine.answers import softmax
 from localprobe.engine.full import FullEngine
@@ -224,3 +224,18 @@ def test_a_model_with_flash_attention_is_exact_for_a_while(
         found = token_map(flash, PROMPT)
         assert flash.loaded.model.attention == "flash"
     np.testing.assert_array_equal(found.values, token_map(model, PROMPT).values)
+
+
+def test_they_show_themselves(model: Model, tmp_path: Path) -> None:
+    found, seen = token_map(model, PROMPT), lens(model, PROMPT)
+    looked = attention(model, PROMPT)
+    for each in (found, seen, looked):
+        each.plot(tmp_path / "found.png")
+        assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+        assert len(each.plot().axes) == 2
+        assert PROMPT in repr(each)
+        (tmp_path / "found.png").unlink()
+    for each in (found, seen):
+        assert each._repr_html_().count("<td ") == 4 * len(each.tokens)
+    with pytest.raises(LocalprobeError, match="png"):
+        found.plot(tmp_path / "found.jpg")

@@ -8,7 +8,6 @@ with Product(Q8_0, weights, tokens, plain_layout()) as product:
 from __future__ import annotations
 
 import ctypes
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,12 +70,7 @@ class Product:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for buffer in self._buffers:
             ggml.function("ggml_backend_buffer_free", None, _ptr)(buffer)
         ggml.function("ggml_backend_free", None, _ptr)(self._backend)

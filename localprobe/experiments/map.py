@@ -203,10 +203,11 @@ def groups_of(
 
 def first_token(model: Model, text: str, like: int) -> int:
     """The first token of a text; with a space before it where the token `like` begins with one."""
-    if model.piece(like).startswith(b" ") and not text.startswith(" "):
-        text = " " + text
-    tokens = model.tokenize(text, begin=False)
-    if not tokens:
+    spaced = text
+    if model.piece(like).startswith(b" ") and not text[:1].isspace():
+        spaced = " " + text
+    tokens = model.tokenize(spaced, begin=False)
+    if not text or not tokens:
         raise LocalprobeError(f"{text!r} has no token")
     return tokens[0]
 

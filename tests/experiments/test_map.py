@@ -17,7 +17,7 @@ from localprobe.api import map_answer
 from localprobe.engine.answers import softmax
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, only_at
-from localprobe.experiments.map import METRICS, MapPlan, Measure, TokenMap
+from localprobe.experiments.map import METRICS, MapPlan, Measure, TokenMap, first_token
 from localprobe.prompts.words import word_groups
 
 PROMPT = "in Chad, now"
@@ -139,6 +139,18 @@ def test_what_cannot_be_done_is_said(model: Model) -> None:
     for wrong in ({"top": 0}, {"token": ""}):
         with pytest.raises(LocalprobeError):
             lens(model, PROMPT, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_first_token_of_an_answer(model: Model) -> None:
+    opened = model.loaded.model
+    (space, letter) = opened.tokenize(" a")
+    # As the answer itself begins: with a space, or without.
+    assert first_token(opened, "ab", letter) == opened.tokenize("ab")[0]
+    assert first_token(opened, "ab", space) == space == first_token(opened, " ab", letter)
+    assert first_token(opened, "\n", space) == opened.tokenize("\n")[0]
+    for like in (space, letter):
+        with pytest.raises(LocalprobeError, match="no token"):
+            first_token(opened, "", like)
 
 
 def test_what_is_not_finite_is_marked(model: Model) -> None:

@@ -134,7 +134,7 @@ def test_what_other_weights_change_is_what_the_readme_says(
     assert found.change.kl == pytest.approx(kl, rel=0.2)
 
 
-SILENT = ("models pull", "models prepare", "models remove")
+SILENT = ("models pull", "models prepare", "models remove", "states")
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each != "bench"])

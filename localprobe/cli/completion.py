@@ -80,6 +80,12 @@ def devices(begun: str) -> list[str]:
     return _beginning(begun, [device.name for device in own_devices()])
 
 
+def mapped_patches(begun: str) -> list[str]:
+    from localprobe.experiments.map import PATCHES
+
+    return _beginning(begun, PATCHES)
+
+
 def _after_commas(begun: str, known: Callable[[], Iterable[str]]) -> list[str]:
     """As in --patch freeze,sk: the last one, and not what is named before it."""
     before, comma, last = begun.rpartition(",")

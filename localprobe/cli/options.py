@@ -144,6 +144,15 @@ ShardOption = Annotated[
 Runs = Annotated[
     list[Path], typer.Argument(metavar="DIR...", help="Folders that runs were written to.")
 ]
+MapOutput = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write it to a .png, .svg, .pdf, .html, .csv or .npz file.",
+    ),
+]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help=PROMPT_HELP)]
 
 

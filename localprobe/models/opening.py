@@ -17,6 +17,7 @@ from typing import Any
 from localprobe.engine.full import FullEngine
 from localprobe.engine.proof import check_resume, moved_by_flash
 from localprobe.engine.resume import BATCH_SIZE, ResumeEngine
+from localprobe.engine.tokens_proof import check_hiding, check_hiding_resumed
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
 from localprobe.files.cache import remembered_of_file, sha256_of, user_path
 from localprobe.files.parts import joint_sha256, parts_of, split_name, total_size
@@ -303,6 +304,36 @@ class Where:
                 "localprobe devices)"
             )
         return found if self.asked != 0 else []
+
+
+@contextmanager
+def exactly(loaded: LoadedModel) -> Iterator[None]:
+    """Attention in float32 for a while: its weights can be read, and its masks written to."""
+    model = loaded.model
+    way, model.attention = model.attention, EXACT
+    try:
+        yield
+    finally:
+        model.attention = way
+
+
+def why_not_hidden(loaded: LoadedModel, *, resuming: bool) -> str:
+    """Why tokens cannot be hidden from the last one in this model; empty when they can.
+
+    resuming: by computing only what changes. Remembered per file and engine.
+    """
+    check_it = check_hiding_resumed if resuming else check_hiding
+
+    def run() -> str:
+        try:
+            with _any_length(loaded.model):
+                check_it(loaded.model)
+        except ModelError as error:
+            return str(error)
+        return ""
+
+    what = f"{check_it.__name__}, {loaded.model.checked_on}"
+    return remembered_of_file(loaded.sha256, what, run)
 
 
 @contextmanager

@@ -866,7 +866,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
+        with completion.joined_at_colons():
+            code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         # typer turns Ctrl-C into this code by itself.

@@ -78,6 +78,11 @@ class TokenMap:
 
         Of P(answer), the share that is lost; of a swap, the share of the way to the other run.
         """
+        share: Values = np.clip(self.share(), 0, 1)
+        return share
+
+    def share(self) -> Values:
+        """As `effect`; below 0 where there is more of the answer, above 1 past the other run."""
         here, values = _scale(self.metric, np.array(self.clean)), _scale(self.metric, self.values)
         if self.there is not None:
             there = float(_scale(self.metric, np.array(self.there)))
@@ -86,7 +91,7 @@ class TokenMap:
         way = there - float(here)
         if way == 0:
             return np.zeros_like(self.values)
-        share: Values = np.clip((values - float(here)) / way, 0, 1)
+        share: Values = (values - float(here)) / way
         return share
 
     def needed(self) -> list[tuple[int, int, int]]:
@@ -249,7 +254,8 @@ def fill(
     """
     defined = [layer for layer in layers if layer >= acts[0].first_layer]
     if not defined:
-        raise LocalprobeError(f"this is defined from layer {acts[0].first_layer} on")
+        name = acts[0].intervention.name if acts[0].intervention else KNOCKOUT
+        raise LocalprobeError(f"{name} is defined from layer {acts[0].first_layer} on")
     row_of = {layer: row for row, layer in enumerate(defined)}
     shape = len(defined), len(acts)
     values, probs, top_probs = (np.full(shape, np.nan) for _ in range(3))

@@ -131,7 +131,7 @@ def test_what_cannot_be_done_is_said(model: Model) -> None:
         ({"patch": "swap", "swap": ("Chat", "Peru")}, "OLD must be in the prompt"),
         ({"direction": "denoising"}, "--patch swap"),
         ({"window": 0}, "at least 1"),
-        ({"patch": "freeze", "layers": "0"}, "from layer 1 on"),
+        ({"patch": "freeze", "layers": "0"}, "freeze is defined from layer 1 on"),
         ({"layers": "9"}, "no layer 9"),
     ):
         with pytest.raises(LocalprobeError, match=said):

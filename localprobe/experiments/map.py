@@ -21,6 +21,7 @@ from localprobe.engine.tokens import Act, WholePasses
 from localprobe.errors import LocalprobeError, NotFiniteError, did_you_mean
 from localprobe.experiments.display import shown_by
 from localprobe.llama.model import Model
+from localprobe.llama.text import Vocabulary
 from localprobe.prompts.encoder import Encoder
 from localprobe.prompts.words import occurrences, word_groups
 
@@ -199,10 +200,21 @@ def groups_of(
     ]
 
 
-def first_token(model: Model, text: str, like: int) -> int:
-    """The first token of a text; with a space before it where the token `like` begins with one."""
+def first_token(model: Vocabulary, text: str, like: int) -> int:
+    """The first token of a text; with a space before it where the token `like` begins with one.
+
+    It is that of a text that goes on: some tokenizers put a space before whatever they are given.
+    """
+    if not text:
+        raise LocalprobeError("a token of an empty text is asked for")
     if model.piece(like).startswith(b" ") and not text.startswith(" "):
         text = " " + text
+    for before in ("", "\n"):
+        tokens = model.tokenize(before + text, begin=False)
+        pieces = [model.piece(token) for token in tokens]
+        for start in range(len(tokens)):
+            if b"".join(pieces[start:]) == text.encode():
+                return tokens[start]
     tokens = model.tokenize(text, begin=False)
     if not tokens:
         raise LocalprobeError(f"{text!r} has no token")

@@ -213,7 +213,7 @@ def first_token(model: Vocabulary, text: str, like: int) -> int:
     It is that of a text that goes on: some tokenizers put a space before whatever they are given.
     """
     if not text:
-        raise LocalprobeError("a token of an empty text is asked for")
+        raise LocalprobeError("an empty text has no token")
     if model.piece(like).startswith(b" ") and not text[:1].isspace():
         text = " " + text
     for before in ("", "\n"):

@@ -477,6 +477,45 @@ def plot(
     reading.plot(runs, output, metric)
 
 
+@_command("localprobe report runs/all -o report.html")
+def report(
+    runs: Runs,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The .html file to write.")
+    ],
+    maps: Annotated[
+        list[Path],
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help="Also a map, as `localprobe map --json` writes it; may be repeated.",
+        ),
+    ] = [],  # noqa: B006
+    title: Annotated[
+        Optional[str], typer.Option(help="Its title; tasks and models if not given.")
+    ] = None,
+    metric: Annotated[
+        Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
+    ] = None,
+    examples: Annotated[
+        int,
+        typer.Option(
+            "--examples",
+            metavar="N",
+            help="The first N examples of each run are in it, as far as there is room.",
+            min=0,
+        ),
+    ] = 50,
+) -> None:
+    """Runs as one HTML file to send: curves, heat maps, tables, and the answers behind each number.
+
+    It needs no network and opens from disk. Several runs of a task are compared.
+    """
+    from localprobe.cli import reading
+
+    reading.report(runs, output, maps=maps, title=title, metric=metric, examples=examples)
+
+
 @_command("localprobe merge shard-1 shard-2 -o whole")
 def merge(
     runs: Runs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -9,13 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import escaped, printable
 from localprobe.report import documents
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
+from localprobe.report.map_section import map_sections
 from localprobe.report.misses import misses, misses_table
-from localprobe.report.score_table import report
-from localprobe.report.terminal import print_document, say, stdout_console
+from localprobe.report.run_page import run_page
+from localprobe.report.score_table import report as score_report
+from localprobe.report.terminal import print_document, say, size_text, stdout_console
 from localprobe.runs import results
 from localprobe.runs.merging import merge as merge_runs
 from localprobe.runs.results import Run
@@ -46,7 +50,7 @@ def show(
         if number:
             console.print()
         console.print(
-            report(console, run.tally, run.manifest.title, run.manifest.n_layer, run.so_far)
+            score_report(console, run.tally, run.manifest.title, run.manifest.n_layer, run.so_far)
         )
 
 
@@ -105,6 +109,26 @@ def plot(paths: Sequence[Path], output: Path, metric: str | None) -> None:
         raise LocalprobeError(f"{output}: the figure must be one of {', '.join(KINDS)}")
     save_figure([run.by_metric(metric) for run in _runs(paths)], output)
     say(f"wrote {output}")
+
+
+def report(
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    maps: Sequence[Path],
+    title: str | None,
+    metric: str | None,
+    examples: int,
+) -> None:
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise LocalprobeError(f"{output}: the report must be an .html file")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output.parent))
+    runs = [run.by_metric(metric) for run in _runs(paths)]
+    found = [section for file in maps for section in map_sections(file)]
+    text = run_page(runs, examples, title=title, maps=found)
+    write_atomically(output, text)
+    say(f"wrote {output}, {size_text(output.stat().st_size)}")
 
 
 def merge(paths: Sequence[Path], out: Path) -> None:

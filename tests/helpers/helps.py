@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 COMMANDS = ("demo", "probe", "swap", "sweep", "run", "recipes", "bench", "tokens", "models")
-READERS = ("show", "export", "compare", "plot", "merge")
+READERS = ("show", "export", "compare", "plot", "report", "merge")
 """Commands that read runs."""
 
 COMMANDS += READERS

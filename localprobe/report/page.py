@@ -17,7 +17,6 @@ from importlib.resources import files
 from typing import Any
 
 from localprobe.files.foreign import escaped
-from localprobe.report.terminal import visible
 
 _SCRIPTS = ("d3.min.js", "plot.umd.min.js", "report.js")
 """Observable Plot draws the figures. Their licences: web/NOTICE.txt."""
@@ -213,7 +212,7 @@ def _cells(row: Sequence[Cell | str]) -> Iterator[str]:
 
 
 def _figure_record(figure: Figure) -> dict[str, Any]:
-    return {"kind": figure.kind, "label": visible(figure.label), **_all_shown(figure.data)}
+    return {"kind": figure.kind, "label": escaped(figure.label), **_all_shown(figure.data)}
 
 
 def _all_shown(value: Any) -> Any:
@@ -226,8 +225,8 @@ def _all_shown(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
-    """As it stands in HTML, within quotes or without."""
-    return html.escape(visible(text))
+    """As it stands in HTML, within quotes or without; what is `visible` already stays as it is."""
+    return html.escape(escaped(text))
 
 
 def _resource(name: str) -> str:

@@ -90,7 +90,8 @@ def _claims(text: str) -> list[str]:
         if line.startswith(" ") and found:
             found[-1] += f"; {words}"
         else:
-            found.append(words)
+            name, _, claim = words.partition(" ")
+            found.append(f"{name}: {claim}" if name in patches() else words)
     return found
 
 

@@ -58,6 +58,7 @@
     const few = figure.columns.length < 8;
     const names = (column) => figure.columns[column];
     const [low, high] = figure.range;
+    const narrow = (width - 44) / figure.columns.length < 16;
     const cells = { x: "column", y: "row", fill: "value", inset: 0.5 };
     const dark = (cell) => (cell.value - low) / (high - low || 1) < 0.55;
     const marks = [Plot.cell(figure.cells, cells)];
@@ -73,9 +74,9 @@
       width: few ? Math.min(width, 120 + 150 * figure.columns.length) : width,
       height: 70 + Math.max(figure.rows.length * 16, 60) + (few ? 0 : 70),
       marginLeft: 44, marginBottom: few ? 42 : 110,
-      x: { type: "band", domain: figure.columns.map((_, column) => column), tickFormat: names,
-           label: figure.x, labelAnchor: "center", tickRotate: few ? 0 : -60, labelArrow: "none" },
-      y: { type: "band", domain: [...figure.rows].reverse(), label: figure.y, labelArrow: "none" },
+      x: { type: "band", padding: 0, domain: figure.columns.map((_, column) => column), tickFormat: names,
+           label: figure.x, labelAnchor: "center", tickRotate: few ? 0 : narrow ? -90 : -60, labelArrow: "none" },
+      y: { type: "band", padding: 0, domain: [...figure.rows].reverse(), label: figure.y, labelArrow: "none" },
       color: scale,
       marks,
     });
@@ -98,14 +99,14 @@
       Plot.text(rows.filter((row) => row.x === null), { x: 100, y: "place", text: () => "nowhere shown", textAnchor: "end", dx: -4, dy: -8 }),
       Plot.text(rows, beside
         ? { y: "place", text: label, frameAnchor: "left", textAnchor: "end", dx: -8 }
-        : { y: "place", text: label, frameAnchor: "left", textAnchor: "start", dy: -11 }),
+        : { y: "place", text: label, frameAnchor: "left", textAnchor: "start", dy: -15 }),
     ];
     for (const row of known) {
       marks.push(Plot.dot([row], { x: "x", y: "place", r: 5, symbol: SYMBOLS[row.style % 6], fill: colour(row.style) }));
     }
     marks.push(Plot.tip(known, Plot.pointer({ x: "x", y: "place", title: "text", ...tip })));
     return Plot.plot({
-      width, height: 60 + rows.length * (beside ? 22 : 34), marginLeft: left, marginBottom: 42,
+      width, height: 60 + rows.length * (beside ? 22 : 38), marginLeft: left, marginBottom: 42,
       x: { label: figure.x, domain: [0, 100], grid: true, labelArrow: "none", labelAnchor: "center" },
       y: { type: "point", domain: rows.map((row) => row.place), axis: null, padding: 0.7 },
       marks,

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, Literal, Optional, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -116,9 +116,21 @@ def _main(
             "--offline", help="Before the command: fetch nothing; also: LOCALPROBE_OFFLINE=1."
         ),
     ] = False,
+    color: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(
+            "--color",
+            help="Before the command: when to use colour; auto: on a terminal; also: NO_COLOR=1, "
+            "FORCE_COLOR=1.",
+        ),
+    ] = "auto",
 ) -> None:
     if offline:
         os.environ["LOCALPROBE_OFFLINE"] = "1"
+    if color != "auto":
+        from localprobe.report.terminal import choose_color
+
+        choose_color(color)
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -426,11 +438,20 @@ def show(
         Optional[str],
         typer.Option(metavar="LAYERS", help="With --misses and --patch: at these layers."),
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Of a run that is going on, as it grows, to its end."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """The table of a run, again; or, with --misses, what was answered wrongly."""
     from localprobe.cli import reading
 
+    if follow:
+        if misses or json:
+            raise LocalprobeError("--follow is for the table, not for --misses or --json")
+        reading.follow(runs, metric)
+        return
     reading.show(runs, metric, only_misses=misses, patch=patch, layers=layers, json=json)
 
 
@@ -678,8 +699,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
-        if getattr(error, "option_name", "") == "--offline":
-            hint = "; it goes before the command: localprobe --offline ..."
+        if (option := getattr(error, "option_name", "")) in ("--offline", "--color"):
+            hint = f"; it goes before the command: localprobe {option} ..."
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)

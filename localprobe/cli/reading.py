@@ -12,7 +12,7 @@ from pathlib import Path
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import escaped, printable
-from localprobe.report import documents
+from localprobe.report import documents, run_view
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
 from localprobe.report.map_section import map_sections
@@ -21,6 +21,7 @@ from localprobe.report.run_page import run_page
 from localprobe.report.score_table import report as score_report
 from localprobe.report.terminal import print_document, say, size_text, stdout_console
 from localprobe.runs import results
+from localprobe.runs.folder import GrowingRows
 from localprobe.runs.merging import merge as merge_runs
 from localprobe.runs.results import Run
 from localprobe.runs.shard import WHOLE
@@ -52,6 +53,23 @@ def show(
         console.print(
             score_report(console, run.tally, run.manifest.title, run.manifest.n_layer, run.so_far)
         )
+
+
+def follow(paths: Sequence[Path], metric: str | None) -> None:
+    """The table of the one run that is going on, redrawn as it grows; then that of its end.
+
+    On no terminal, only the last one. Ctrl-C leaves the table as it stands.
+    """
+    folders = [folder for path in paths for folder in results.run_folders(path)]
+    growing = [each for each in map(GrowingRows, folders) if not each.manifest.is_finished]
+    if len(growing) > 1:
+        names = ", ".join(str(each.path) for each in growing)
+        raise LocalprobeError(f"several of these runs go on; name one to follow: {names}")
+    try:
+        if growing:
+            run_view.follow(growing[0], metric)
+    finally:
+        show(paths, metric, only_misses=False, patch=None, layers=None, json=False)
 
 
 def _show_misses(runs: Sequence[Run], patch: str | None, layers: str | None, *, json: bool) -> None:

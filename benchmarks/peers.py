@@ -1,16 +1,22 @@
 """The same work in PyTorch float32, on the weights dequantised from the same GGUF.
 
     python benchmarks/peers.py [-m MODEL ...]
+    python benchmarks/peers.py --map [-m MODEL ...]
 
 Needs torch, transformers and accelerate, which localprobe itself never does. random, shuffle,
 freeze and skip, next token at all layers of capitals prompts: in PyTorch with one forward pass a
 layer, as the paper's code does it, and with all layers of a prompt as one batch; in localprobe by
 resuming, the clean pass included. Runs are interleaved; medians and ratios of one run.
+
+--map: the whole knockout map of a prompt instead, layers x tokens: in PyTorch bfloat16 and float32
+with a mask a layer, one pass a cell, and all tokens at a layer as one batch; in localprobe by
+whole passes, one a cell, and by resuming. Of what makes one pass a cell, every 15th cell is timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +26,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from localprobe.api import Model
 from localprobe.engine.interventions import Freeze, Random, Shuffle, Skip
 from localprobe.engine.resume import ResumeEngine
+from localprobe.engine.tokens import Act, Resumed, WholePasses
 from localprobe.models import opening as models
 from localprobe.tasks.capitals import Capitals
 
@@ -31,16 +39,18 @@ PATCHES = ("random", "shuffle", "freeze", "skip")
 class Peer:
     """A transformers model with an intervention at layer `layers[i]` in row i of the batch."""
 
-    def __init__(self, gguf: Path) -> None:
+    def __init__(self, gguf: Path, dtype: torch.dtype = torch.float32) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, attn_implementation="sdpa"
+            gguf.parent, gguf_file=gguf.name, dtype=dtype, attn_implementation="sdpa"
         ).eval()
+        self.hidden = torch.empty(0, dtype=torch.long)
         self.blocks = self.model.model.layers
         self.patch, self.layers = "", torch.empty(0)
         self.frozen: dict[int, torch.Tensor] = {}
         for number, block in enumerate(self.blocks):
             block.register_forward_pre_hook(self._before(number), with_kwargs=True)
             block.self_attn.register_forward_hook(self._attended(number))
+            block.self_attn.register_forward_pre_hook(self._hides(number), with_kwargs=True)
 
     @torch.no_grad()
     def next_logits(self, prompt: list[int], patch: str, layers: list[int]) -> torch.Tensor:
@@ -48,6 +58,28 @@ class Peer:
         self.patch, self.layers, self.frozen = patch, torch.tensor(layers), {}
         batch = torch.tensor([prompt] * len(layers))
         return self.model(batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+
+    @torch.no_grad()
+    def knocked_out(self, prompt: list[int], layer: int, tokens: list[int]) -> torch.Tensor:
+        """(len(tokens), n_vocab): from the layer on, row i's last token does not see tokens[i]."""
+        self.patch, self.layers = "knockout", torch.tensor([layer])
+        self.hidden = torch.tensor(tokens)
+        batch = torch.tensor([prompt] * len(tokens))
+        return self.model(batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+
+    def _hides(self, block: int) -> Callable[..., object]:
+        def hook(_module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, object]):
+            if self.patch != "knockout":
+                return None
+            h = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            n = h.shape[1]
+            mask = torch.full((n, n), -torch.inf, dtype=h.dtype).triu(1)
+            mask = mask.repeat(len(self.hidden), 1, 1, 1)
+            if block >= int(self.layers[0]):
+                mask[torch.arange(len(self.hidden)), 0, -1, self.hidden] = -torch.inf
+            return args, {**kwargs, "attention_mask": mask}
+
+        return hook
 
     def _before(self, block: int) -> Callable[..., object]:
         def hook(_module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, object]):
@@ -86,8 +118,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="for localprobe (default 4)")
     parser.add_argument("--peer-prompts", type=int, default=1, help="for PyTorch (default 1)")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--map", action="store_true", help="the whole knockout map of a prompt")
     options = parser.parse_args()
     names = options.model or ["smollm2-135m"]
+    if options.map:
+        knockout_map(names, options.runs)
+        return
     examples = Capitals().examples()[: options.prompts]
     timed: dict[str, list[float]] = {}
 
@@ -143,6 +179,73 @@ def ours(engine: ResumeEngine, prompts: list[list[int]]) -> None:
         )
         for _ in cells:
             pass
+
+
+EVERY = 15
+
+
+def knockout_map(names: list[str], runs: int) -> None:
+    gguf = models.find(names[0])[1]
+    peers = {"bfloat16": Peer(gguf, torch.bfloat16), "float32": Peer(gguf)}
+    timed: dict[str, list[float]] = {}
+
+    def measure(name: str, share: float, work: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        work()
+        timed.setdefault(name, []).append((time.perf_counter() - start) / share)
+
+    with Model(names[0]) as model:
+        prompt = model.loaded.model.tokenize(Capitals().examples()[0].prompt)
+        last = Resumed(model.loaded.model, prompt)
+        theirs = peers["float32"].knocked_out(prompt, 3, [len(prompt) - 2])[0]
+        ((_, _, ours),) = last.cells([Act((len(prompt) - 2,))], [3])
+        if int(ours[0].argmax()) != int(theirs.argmax()):
+            raise SystemExit(f"PyTorch answers token {int(theirs.argmax())}, localprobe another")
+    past = list(range(len(prompt) - 1))
+    layers = list(range(len(peers["float32"].blocks)))
+    cells = [(k, p) for k in layers for p in past]
+    some = cells[::EVERY]
+    for _ in range(runs):
+        for kind, peer in peers.items():
+            one_by_one = functools.partial(_each, peer, prompt, some)
+            measure(f"PyTorch {kind}, one pass a cell", len(some) / len(cells), one_by_one)
+            batched = functools.partial(_batches, peer, prompt, layers, past)
+            measure(f"PyTorch {kind}, one batch a layer", 1, batched)
+        for name in names:
+            with Model(name) as model:
+                acts = [Act((p,)) for p in past]
+                whole = WholePasses(model.loaded.model, prompt)
+                slow = functools.partial(_whole, whole, some)
+                measure(f"localprobe, {name}, a pass a cell", len(some) / len(cells), slow)
+                fast = functools.partial(_map, model, prompt, acts, layers)
+                fast()  # the graph is learned
+                measure(f"localprobe, {name}", 1, fast)
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, ", end="")
+    print(f"{torch.get_num_threads()} threads; {len(layers)} layers x {len(past)} tokens")
+    ours_s = median(timed[f"localprobe, {names[0]}"])
+    for name, seconds in timed.items():
+        print(f"{name:<48} {median(seconds):8.2f} s   / ours {median(seconds) / ours_s:.1f}")
+
+
+def _each(peer: Peer, prompt: list[int], cells: list[tuple[int, int]]) -> None:
+    for layer, token in cells:
+        peer.knocked_out(prompt, layer, [token])
+
+
+def _batches(peer: Peer, prompt: list[int], layers: list[int], past: list[int]) -> None:
+    for layer in layers:
+        peer.knocked_out(prompt, layer, past)
+
+
+def _whole(prompt: WholePasses, cells: list[tuple[int, int]]) -> None:
+    for layer, token in cells:
+        for _ in prompt.cells([Act((token,))], [layer]):
+            pass
+
+
+def _map(model: Model, prompt: list[int], acts: list[Act], layers: list[int]) -> None:
+    for _ in Resumed(model.loaded.model, prompt).cells(acts, layers):
+        pass
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable
 def models(begun: str) -> list[str]:
     from localprobe.models import registry
     from localprobe.models.prepare import prepared_models
+    from localprobe.models.stores import stored_models
 
-    return _beginning(begun, [*registry.entries(), *(name for name, _ in prepared_models())])
+    stored = (each.name for each in stored_models() if not each.trouble)
+    prepared = (name for name, _ in prepared_models())
+    return _beginning(begun, [*registry.entries(), *prepared, *stored])
 
 
 def cached_models(begun: str) -> list[str]:
@@ -40,6 +43,18 @@ def swept_patches(begun: str) -> list[str]:
     from localprobe.runs.tally import patches
 
     return _after_commas(begun, patches)
+
+
+def devices(begun: str) -> list[str]:
+    from localprobe.llama.devices import own_devices
+
+    return _beginning(begun, [device.name for device in own_devices()])
+
+
+def mapped_patches(begun: str) -> list[str]:
+    from localprobe.experiments.map import PATCHES
+
+    return _beginning(begun, PATCHES)
 
 
 def _after_commas(begun: str, known: Callable[[], Iterable[str]]) -> list[str]:

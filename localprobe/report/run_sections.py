@@ -338,7 +338,7 @@ def comparison_section(
     return Section(
         f"Compared: {what}",
         lines=[_compared_run(comparison, place) for place in range(len(numbers))],
-        claims=[line.plain for line in endings(comparison)],
+        claims=_claims("\n".join(line.plain for line in endings(comparison))),
         figures=[figure],
         tables=[table],
     )
@@ -385,6 +385,6 @@ def _compared_run(comparison: Comparison, place: int) -> str:
     run = comparison.runs[place]
     clean, used = run.tally.clean, run.tally.baseline
     line = f"[{place + 1}] {comparison.names[place]}: clean {clean.score:.2f} of {clean.n}, "
-    line += f"{used.n} used" + ("" if run.is_finished else ", unfinished")
+    line += f"{used.n} used" + (f", unfinished: {run.so_far} so far" if run.so_far else "")
     differing = "; ".join(comparison.differences[place])
     return f"{line}; {differing} as in [1]" if differing else line

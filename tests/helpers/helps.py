@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 COMMANDS = ("demo", "probe", "swap", "sweep", "run", "recipes", "bench", "tokens", "models")
+COMMANDS += ("devices", "worker")
+COMMANDS += ("map", "lens", "attention", "states")
 READERS = ("show", "export", "compare", "plot", "report", "merge")
 """Commands that read runs."""
 

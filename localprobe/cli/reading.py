@@ -15,7 +15,7 @@ from localprobe.files.foreign import escaped, printable
 from localprobe.report import documents, run_view
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
-from localprobe.report.map_section import map_sections
+from localprobe.report.map_records import read_maps
 from localprobe.report.misses import misses, misses_table
 from localprobe.report.run_page import run_page
 from localprobe.report.score_table import report as score_report
@@ -143,7 +143,7 @@ def report(
     if not output.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output.parent))
     runs = [run.by_metric(metric) for run in _runs(paths)]
-    found = [section for file in maps for section in map_sections(file)]
+    found = [each for file in maps for each in read_maps(file)]
     text = run_page(runs, examples, title=title, maps=found)
     write_atomically(output, text)
     say(f"wrote {output}, {size_text(output.stat().st_size)}")

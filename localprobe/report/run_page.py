@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from localprobe.errors import LocalprobeError
 from localprobe.report.comparison import Comparison
 from localprobe.report.examples import Examples
-from localprobe.report.page import Page, Section, html_page
+from localprobe.report.map_records import MapRecord
+from localprobe.report.map_section import map_section
+from localprobe.report.page import Page, html_page
 from localprobe.report.run_sections import comparison_section, run_section, transitions_section
 from localprobe.report.terminal import visible
 from localprobe.runs.results import Run
@@ -20,7 +22,7 @@ def run_page(
     most: int = EXAMPLES,
     *,
     title: str | None = None,
-    maps: Sequence[Section] = (),
+    maps: Sequence[MapRecord] = (),
 ) -> str:
     """The page of some runs. most: examples of each that are in it, as far as there is room."""
     examples = Examples(runs, most)
@@ -29,7 +31,7 @@ def run_page(
     sections = [run_section(number, run, examples) for number, run in enumerate(runs)]
     if runs:
         sections.append(transitions_section(runs))
-    sections += maps
+    sections += [map_section(each) for each in maps]
     place = {id(run): number for number, run in enumerate(runs)}
     for each in _comparisons(runs):
         numbers = [place[id(run)] for run in each.runs]

@@ -735,6 +735,28 @@ def report(
     reading.report(runs, output, maps=maps, title=title, metric=metric, examples=examples)
 
 
+@_command("localprobe browse runs")
+def browse(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[DIR|FILE]...",
+            help="Folders with runs in or below them, and maps of `localprobe map --json`; the "
+            "working directory if not given.",
+        ),
+    ] = [],  # noqa: B006
+) -> None:
+    """Walk through runs in the terminal. Needs: pip install 'localprobe[browse]'.
+
+    The table of a run is moved over with the arrows, or h, j, k, l; Enter opens the examples behind
+    a cell, and an example's answers through all layers; / searches, e writes what is seen to a CSV
+    file, Escape goes back, q ends. In the list of runs, Space marks those to be seen side by side.
+    """
+    from localprobe.cli import reading
+
+    reading.browse(paths)
+
+
 @_command("localprobe merge shard-1 shard-2 -o whole")
 def merge(
     runs: Runs,

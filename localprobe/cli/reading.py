@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from localprobe.errors import LocalprobeError, did_you_mean
@@ -22,6 +23,7 @@ from localprobe.report.score_table import report as score_report
 from localprobe.report.terminal import print_document, say, size_text, stdout_console
 from localprobe.runs import results
 from localprobe.runs.folder import GrowingRows
+from localprobe.runs.manifest import MANIFEST
 from localprobe.runs.merging import merge as merge_runs
 from localprobe.runs.results import Run
 from localprobe.runs.shard import WHOLE
@@ -147,6 +149,42 @@ def report(
     text = run_page(runs, examples, title=title, maps=found)
     write_atomically(output, text)
     say(f"wrote {output}, {size_text(output.stat().st_size)}")
+
+
+_DEEPEST = 4
+"""Folders that runs are looked for in, below the one that is named."""
+
+
+def browse(paths: Sequence[Path]) -> None:
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        raise LocalprobeError("browse needs a terminal; localprobe show prints the tables")
+    try:
+        from localprobe.report.browse import Browser, Opened
+    except ImportError:
+        raise LocalprobeError(
+            "browse needs textual; run: pip install 'localprobe[browse]'"
+        ) from None
+    there = []
+    for path in paths or [Path()]:
+        if path.is_file():
+            there += [Opened(str(path), found=each) for each in read_maps(path)]
+        else:
+            folders = runs_below(path)
+            there += [Opened(str(each), partial(results.read_run, each)) for each in folders]
+    if len(there) == 1 and there[0].run is not None:
+        # What is wrong with it is said before there is a screen.
+        run = there[0].run()
+        there = [Opened(there[0].name, lambda: run)]
+    Browser(there).run()
+
+
+def runs_below(path: Path) -> list[Path]:
+    """Folders with runs, in the folder itself or some levels below it, by name."""
+    patterns = ["/".join(["*"] * depth + [MANIFEST]) for depth in range(_DEEPEST + 1)]
+    found = {each.parent for pattern in patterns for each in path.glob(pattern)}
+    if not found:
+        raise LocalprobeError(f"there is no run in {path} or below it; localprobe run makes one")
+    return sorted(found)
 
 
 def merge(paths: Sequence[Path], out: Path) -> None:

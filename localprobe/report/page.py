@@ -136,6 +136,24 @@ def html_page(page: Page) -> str:
 """
 
 
+def fragment(section: Section) -> str:
+    """A section's words and tables for a page that is not ours: no ids, scripts or figures."""
+    lines = "".join(f"<div>{_text(line)}</div>" for line in section.lines)
+    claims = "".join(f"<li>{_text(each)}</li>" for each in section.claims)
+    tables = "".join(
+        f"<table><caption>{_text(table.caption)}</caption><thead><tr>"
+        + "".join(f"<th>{_text(each)}</th>" for each in table.headers)
+        + "</tr></thead><tbody>"
+        + "".join(f"<tr>{''.join(_cells(row, plain=True))}</tr>" for row in table.rows)
+        + "</tbody></table>"
+        for table in section.tables
+    )
+    notes = "".join(f"<div><small>{_text(note)}</small></div>" for note in section.notes)
+    return (
+        f"<div><strong>{_text(section.title)}</strong>{lines}{tables}<ul>{claims}</ul>{notes}</div>"
+    )
+
+
 def safe_json(document: object) -> str:
     """JSON that reads as the same, in which nothing ends a script or a line of one."""
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -195,19 +213,27 @@ def _table(table: Table) -> str:
     )
 
 
-def _cells(row: Sequence[Cell | str]) -> Iterator[str]:
+_BAR = "linear-gradient(to right, rgb(0 114 178 / .25) {:.1%}, transparent 0)"
+
+
+def _cells(row: Sequence[Cell | str], *, plain: bool = False) -> Iterator[str]:
+    """plain: without what is of our own page alone."""
     for place, cell in enumerate(row):
         if isinstance(cell, str):
             cell = Cell(cell)
         inner = _text(cell.text)
         if cell.beside:
             inner += f" <small>{_text(cell.beside)}</small>"
-        if cell.key is not None:
+        if cell.key is not None and not plain:
             inner = (
                 f'<button type="button" data-key="{_text(cell.key)}" '
                 f'aria-label="{_text(cell.spoken)}">{inner}</button>'
             )
-        bar = "" if cell.share is None else f' class="bar" style="--share:{cell.share:.3f}"'
+        bar = ""
+        if cell.share is not None:
+            drawn = _BAR.format(cell.share)
+            bar = f' class="bar" style="--share:{cell.share:.3f}"'
+            bar = f' style="text-align:left;background:{drawn}"' if plain else bar
         yield f'<th scope="row">{inner}</th>' if place == 0 else f"<td{bar}>{inner}</td>"
 
 

@@ -16,8 +16,11 @@ from localprobe.runs.rows import CLEAN
 from localprobe.runs.tally import SWAP, Column, Score, patches
 
 
-def run_section(number: int, run: Run, examples: Examples) -> Section:
-    """A run: the words of its table in the terminal, its table, and its figures."""
+def run_section(number: int, run: Run, examples: Examples | None) -> Section:
+    """A run: the words of its table in the terminal, its table, and its figures.
+
+    examples: those that the page has; None for a table alone.
+    """
     tally = run.tally
     title, *lines = head(tally, run.manifest.title, run.so_far).plain.split("\n")
     notes = [signs(tally)]
@@ -36,7 +39,7 @@ def run_section(number: int, run: Run, examples: Examples) -> Section:
         tables=[_scores(number, run, examples)],
         facts=facts(run),
         notes=[note for note in notes if note],
-        asides=[_clean_answers(number, run, examples)],
+        asides=[_clean_answers(number, run, examples)] if examples else [],
     )
 
 
@@ -185,7 +188,7 @@ def _swaps(number: int, run: Run) -> Figure:
     )
 
 
-def _scores(number: int, run: Run, examples: Examples) -> Table:
+def _scores(number: int, run: Run, examples: Examples | None) -> Table:
     tally = run.tally
     rows = [
         [
@@ -203,7 +206,7 @@ def _scores(number: int, run: Run, examples: Examples) -> Table:
 
 
 def _score_cell(
-    number: int, run: Run, column: Column, layer: int, examples: Examples
+    number: int, run: Run, column: Column, layer: int, examples: Examples | None
 ) -> Cell | str:
     score = run.tally.score(column.patch, column.metric, layer)
     if score is None:
@@ -217,7 +220,7 @@ def _score_cell(
         f"{score.score:.2f}{OPEN if is_open else ''}",
         _interval(score),
         score.score,
-        key if examples.has(key) else None,
+        key if examples and examples.has(key) else None,
         f"{spoken}. Show its answers",
     )
 

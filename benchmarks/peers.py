@@ -1,12 +1,14 @@
-"""The same work in PyTorch float32, on the weights dequantised from the same GGUF.
+"""The same work in PyTorch, on the weights dequantised from the same GGUF.
 
-    python benchmarks/peers.py [-m MODEL ...]
+    python benchmarks/peers.py [-m MODEL ...] [--tokens 200]
     python benchmarks/peers.py --map [-m MODEL ...]
 
 Needs torch, transformers and accelerate, which localprobe itself never does. random, shuffle,
 freeze and skip, next token at all layers of capitals prompts: in PyTorch with one forward pass a
 layer, as the paper's code does it, and with all layers of a prompt as one batch; in localprobe by
-resuming, the clean pass included. Runs are interleaved; medians and ratios of one run.
+resuming, the clean pass included. PyTorch in bfloat16, which on processors that know it is the
+peer to beat, also with several prompts in a batch, and in float32. Runs are interleaved; medians
+and ratios of one run. --tokens: prompts of so many tokens, cut from SQuAD's; else capitals.
 
 --map: the whole knockout map of a prompt instead, layers x tokens: in PyTorch bfloat16 and float32
 with a mask a layer, one pass a cell, and all tokens at a layer as one batch; in localprobe by
@@ -27,10 +29,14 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from localprobe.api import Model
+from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, Random, Shuffle, Skip
 from localprobe.engine.resume import ResumeEngine
 from localprobe.engine.tokens import Act, Resumed, WholePasses
+from localprobe.llama.text import Vocabulary
 from localprobe.models import opening as models
+from localprobe.tasks import task_by_name
+from localprobe.tasks.base import TaskOptions
 from localprobe.tasks.capitals import Capitals
 
 PATCHES = ("random", "shuffle", "freeze", "skip")
@@ -53,10 +59,13 @@ class Peer:
             block.self_attn.register_forward_pre_hook(self._hides(number), with_kwargs=True)
 
     @torch.no_grad()
-    def next_logits(self, prompt: list[int], patch: str, layers: list[int]) -> torch.Tensor:
-        """(len(layers), n_vocab): the last token's logits with the patch at each layer."""
-        self.patch, self.layers, self.frozen = patch, torch.tensor(layers), {}
-        batch = torch.tensor([prompt] * len(layers))
+    def next_logits(self, prompts: list[list[int]], patch: str, layers: list[int]) -> torch.Tensor:
+        """(prompts x layers, n_vocab): the last token's logits with the patch at each layer.
+
+        The prompts must be of one length.
+        """
+        self.patch, self.layers, self.frozen = patch, torch.tensor(layers * len(prompts)), {}
+        batch = torch.tensor([prompt for prompt in prompts for _ in layers])
         return self.model(batch, use_cache=False, logits_to_keep=1).logits[:, -1]
 
     @torch.no_grad()
@@ -118,13 +127,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="for localprobe (default 4)")
     parser.add_argument("--peer-prompts", type=int, default=1, help="for PyTorch (default 1)")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--tokens", type=int, help="prompts of so many tokens, of SQuAD")
     parser.add_argument("--map", action="store_true", help="the whole knockout map of a prompt")
     options = parser.parse_args()
     names = options.model or ["smollm2-135m"]
     if options.map:
         knockout_map(names, options.runs)
         return
-    examples = Capitals().examples()[: options.prompts]
     timed: dict[str, list[float]] = {}
 
     def measure(name: str, prompts: int, work: Callable[[], object]) -> None:
@@ -132,39 +141,59 @@ def main() -> None:
         work()
         timed.setdefault(name, []).append((time.perf_counter() - start) / prompts)
 
-    peer = Peer(models.find(names[0])[1])
+    gguf = models.find(names[0])[1]
+    peers = {"bfloat16": Peer(gguf, torch.bfloat16), "float32": Peer(gguf)}
     with models.open_model(names[0]) as loaded:
-        prompts = [loaded.model.tokenize(example.prompt) for example in examples]
+        prompts = prompts_for(loaded.model, options.prompts, options.tokens)
         clean = ResumeEngine(loaded.model).answer(prompts[0], max_tokens=1).tokens[0]
-        theirs = int(peer.next_logits(prompts[0], "", [0])[0].argmax())
+        theirs = int(peers["float32"].next_logits(prompts[:1], "", [0])[0].argmax())
         if clean != theirs:
             raise SystemExit(f"PyTorch answers token {theirs}, localprobe {clean}")
-    peer_prompts = prompts[: options.peer_prompts]
-
-    def torch_work(one_batch: bool) -> None:
-        for patch in PATCHES:
-            layers = list(range(1 if patch == "freeze" else 0, len(peer.blocks)))
-            for prompt in peer_prompts:
-                for chosen in [layers] if one_batch else [[layer] for layer in layers]:
-                    peer.next_logits(prompt, patch, chosen)
+    few = prompts[: options.peer_prompts]
+    same = [prompt for prompt in prompts if len(prompt) == len(prompts[0])]
 
     for _ in range(options.runs):
-        measure("PyTorch float32, one pass a layer", len(peer_prompts), lambda: torch_work(False))
-        measure("PyTorch float32, one batch", len(peer_prompts), lambda: torch_work(True))
+        for kind, peer in peers.items():
+            one_by_one = functools.partial(torch_work, peer, [[each] for each in few], False)
+            measure(f"PyTorch {kind}, one pass a layer", len(few), one_by_one)
+            one_batch = functools.partial(torch_work, peer, [[each] for each in few], True)
+            measure(f"PyTorch {kind}, one batch", len(few), one_batch)
+            if len(same) > 1:
+                several = functools.partial(torch_work, peer, [same], True)
+                measure(f"PyTorch {kind}, {len(same)} prompts a batch", len(same), several)
         for name in names:
-            with models.open_model(name) as loaded:
-                engine = ResumeEngine(loaded.model)
-                measure(f"localprobe, {name}", len(prompts), lambda: ours(engine, prompts))  # noqa: B023
+            with Model(name) as model:
+                work = functools.partial(ours, model.engine(), prompts)
+                measure(f"localprobe, {name}", len(prompts), work)
 
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, ", end="")
-    print(f"{torch.get_num_threads()} threads; random, shuffle, freeze and skip, all layers")
-    batched = median(timed["PyTorch float32, one batch"])
-    for name, seconds in timed.items():
+    print(f"{torch.get_num_threads()} threads; random, shuffle, freeze and skip, all layers, ")
+    print(f"prompts of {min(map(len, prompts))} to {max(map(len, prompts))} tokens")
+    peer = min(median(taken) for name, taken in timed.items() if name.startswith("PyTorch"))
+    for name, seconds in sorted(timed.items(), key=lambda item: median(item[1])):
         each = median(seconds)
-        print(f"{name:<36} {each:7.2f} s a prompt   x {batched / each:.2f}")
+        print(f"{name:<40} {each:7.2f} s a prompt   best peer / this {peer / each:.2f}")
 
 
-def ours(engine: ResumeEngine, prompts: list[list[int]]) -> None:
+def prompts_for(model: Vocabulary, n: int, n_tokens: int | None) -> list[list[int]]:
+    """Prompts of capitals; where a number of tokens is asked for, the ends of SQuAD's."""
+    if n_tokens is None:
+        return [model.tokenize(example.prompt) for example in Capitals().examples()[:n]]
+    task = task_by_name("squad", TaskOptions())
+    every = (model.tokenize(example.prompt) for example in task.examples())
+    long = [tokens[-n_tokens:] for tokens in every if len(tokens) >= n_tokens]
+    return long[:n]
+
+
+def torch_work(peer: Peer, groups: list[list[list[int]]], one_batch: bool) -> None:
+    for patch in PATCHES:
+        layers = list(range(1 if patch == "freeze" else 0, len(peer.blocks)))
+        for group in groups:
+            for chosen in [layers] if one_batch else [[layer] for layer in layers]:
+                peer.next_logits(group, patch, chosen)
+
+
+def ours(engine: FullEngine, prompts: list[list[int]]) -> None:
     layers, stops = range(engine.model.n_layer), [None] * len(prompts)
     runs = engine.clean(prompts, layers, max_tokens=1, stops=stops)
     for intervention in (Random(), Shuffle(), Freeze(), Skip()):

@@ -59,13 +59,14 @@ def main() -> None:
     parser.add_argument("-m", "--model", default="smollm2-135m@f32")
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--against", default=PROMPT.replace("France", "Italy"))
+    parser.add_argument("--direction", choices=["noising", "denoising"], help="else both")
     options = parser.parse_args()
     worst = 0.0
     their_model = bridge(models.find(options.model)[1])
     with Model(options.model) as model:
         tokenize = model.loaded.model.tokenize
         clean, corrupt = tokenize(options.prompt), tokenize(options.against)
-        for direction in ("noising", "denoising"):
+        for direction in [options.direction] if options.direction else ["noising", "denoising"]:
             ours = token_map(
                 model,
                 options.prompt,

@@ -872,13 +872,18 @@ def models_prepare(
         ),
     ],
     kind: Annotated[
-        str, typer.Option("--type", metavar="TYPE", help="q8_0, q4_0, bf16, f16 or f32.")
+        str,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="q8_0, q4_0, bf16, f16, f32; or fastest: what this machine multiplies fastest.",
+        ),
     ],
 ) -> None:
     """Convert the weights: MODEL@TYPE is then a model of its own.
 
     How much that changes is measured. Nothing that a quantized MODEL lost is restored: to compare
-    weight types, prepare each from a file in F16 or F32.
+    weight types, prepare each from a file in F16 or F32 that was never quantized.
     """
     from localprobe.cli import commands
 
@@ -943,7 +948,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
+        with completion.joined_at_colons():
+            code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         # typer turns Ctrl-C into this code by itself.

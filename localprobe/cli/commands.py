@@ -21,12 +21,20 @@ from localprobe.experiments.recipe import recipe
 from localprobe.experiments.states import is_states_file
 from localprobe.experiments.sweep import NothingToProbeError
 from localprobe.files.parts import parts_of, total_size
+from localprobe.llama.memory import free_memory
 from localprobe.llama.model import Model
 from localprobe.models import opening as model_files
-from localprobe.models import registry
+from localprobe.models import registry, speed
 from localprobe.models.fetch import fetch
 from localprobe.models.opening import LoadedModel
-from localprobe.models.prepare import check_type, manifest_of, measured, prepare, read_manifest
+from localprobe.models.prepare import (
+    TYPES,
+    check_type,
+    manifest_of,
+    measured,
+    prepare,
+    read_manifest,
+)
 from localprobe.models.stores import find_stored, is_stored_name
 from localprobe.prompts.encoder import read_prompt, unescape
 from localprobe.prompts.words import is_word
@@ -348,8 +356,11 @@ def pull_model(name: str) -> None:
 
 
 def prepare_model(name: str, kind: str) -> None:
-    check_type(kind)
+    if kind != speed.FASTEST:
+        check_type(kind)
     known, path, digest = model_files.find(name)
+    if kind == speed.FASTEST:
+        kind = _fastest_type(path)
     new_name, new_path = prepare(known, path, digest, kind, tell=say)
     say(f"{new_name} is in the cache: {new_path}")
     made = read_manifest(new_path)
@@ -364,10 +375,26 @@ def prepare_model(name: str, kind: str) -> None:
     if made.quantized:
         say(
             f"note: these weights were quantized before ({made.quantized}), and nothing of what "
-            "that lost is restored; to compare weight types, prepare each from a file in F16 or F32"
+            "that lost is restored; to compare weight types, prepare each from a file in F16 or "
+            "F32 that was never quantized"
         )
     typed = f'"{new_name}"' if " " in new_name else new_name
     say(f"use it as -m {typed}")
+
+
+def _fastest_type(path: Path) -> str:
+    """What `models prepare --type fastest` makes, with the table that it is chosen from."""
+    say(f"timing multiplications with weights of {len(TYPES)} types ...")
+    found = speed.speeds(path, watch=lambda types, total: with_bar(iter(types), total, "type"))
+    table = new_table("type")
+    for header in ("ms a row", "GB"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for each in found:
+        table.add_row(each.type, f"{each.ms:.2f}", f"{each.size / 1e9:.2f}")
+    stdout_console().print(table)
+    chosen = speed.fastest(found, free_memory())
+    say(f"the fastest here that fits, and of types about as fast the most exact: {chosen.type}")
+    return chosen.type
 
 
 def model_info(name: str, *, json: bool) -> None:

@@ -41,6 +41,9 @@ class Attention:
     tokens: tuple[str, ...]
     weights: FloatArray
 
+    def __repr__(self) -> str:
+        return f"<Attention {self.prompt[:40]!r}: {self.weights.shape}>"
+
     def mean(self, layer: int | None = None, head: int | None = None) -> FloatArray:
         """(n_tokens, n_tokens): of a layer and a head, or the mean over all of either."""
         weights = self.weights

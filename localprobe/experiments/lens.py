@@ -42,6 +42,11 @@ class Lens:
     token_probs: Values
     token_ranks: NDArray[np.int_]
 
+    def __repr__(self) -> str:
+        cut = self.prompt if len(self.prompt) <= 40 else self.prompt[:39] + "…"
+        size = f"{len(self.layers)} layers x {len(self.tokens)} tokens"
+        return f"<Lens {cut!r}, following {self.token!r}: {size}>"
+
     @property
     def ids(self) -> NDArray[np.int_]:
         found: NDArray[np.int_] = self.top_ids[:, :, 0]

@@ -73,6 +73,13 @@ class TokenMap:
     other: str | None
     other_id: int | None
 
+    def __repr__(self) -> str:
+        cut = self.prompt if len(self.prompt) <= 40 else self.prompt[:39] + "…"
+        return (
+            f"<TokenMap {cut!r}, {self.patch}, clean answer {self.answer!r}: "
+            f"{self.metric} in {len(self.layers)} layers x {len(self.tokens)} groups>"
+        )
+
     def effect(self) -> Values:
         """(n_layers, n_groups), 0 … 1: how much of the way the answer is gone, or brought back.
 
@@ -196,10 +203,11 @@ def groups_of(
 
 def first_token(model: Model, text: str, like: int) -> int:
     """The first token of a text; with a space before it where the token `like` begins with one."""
-    if model.piece(like).startswith(b" ") and not text.startswith(" "):
-        text = " " + text
-    tokens = model.tokenize(text, begin=False)
-    if not tokens:
+    spaced = text
+    if model.piece(like).startswith(b" ") and not text[:1].isspace():
+        spaced = " " + text
+    tokens = model.tokenize(spaced, begin=False)
+    if not text or not tokens:
         raise LocalprobeError(f"{text!r} has no token")
     return tokens[0]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import numpy as np
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Donor, FloatArray
 from localprobe.errors import LocalprobeError, did_you_mean
-from localprobe.experiments.probe import Injection, find_position, named, paired
+from localprobe.experiments.probe import Injection, find_position, named, paired, unequal
 from localprobe.files import tensors
 from localprobe.files.tensors import SUFFIXES, Spool
 from localprobe.files.textfile import read_text
 from localprobe.llama.residual import Keep
 from localprobe.prompts.encoder import Encoder
+from localprobe.prompts.words import occurrences, tokens_of
 
 DTYPES = ("float32", "float16")
 ALL, LAST = "all", "last"
@@ -200,7 +202,8 @@ def donor_from_file(
     if not np.isfinite(values).all():
         raise LocalprobeError(f"{array} of {path} holds numbers that are not finite")
     states = {layer: values[kept.index(layer)] for layer in layers}
-    text = f"{named(encoder, tokens, at)} gets token {', '.join(map(str, pairs))} of {path.name}"
+    given = named(encoder, ids, pairs) if ids else f"token {', '.join(map(str, pairs))}"
+    text = f"{named(encoder, tokens, at)} gets {given} of {path.name}{unequal(len(at), len(whole))}"
     return Injection(
         Donor(states, tuple(at), tuple(pairs)), donor, ids, len(at) == len(whole), text
     )
@@ -231,14 +234,13 @@ def _places(donor_at: str, n_tokens: int, pieces: Sequence[bytes], path: Path) -
     try:
         index = int(donor_at)
     except ValueError:
-        wanted = donor_at.strip().encode(errors="replace")
-        for end in range(len(pieces), 0, -1):
-            for start in range(end - 1, -1, -1):
-                text = b"".join(pieces[start:end]).strip()
-                if text == wanted:
-                    return list(range(start, end))
-                if len(text) > len(wanted):
-                    break
+        # As in a prompt, a whole word first; pieces may hold parts of a character.
+        text = b"".join(pieces).decode(errors="surrogateescape")
+        places = occurrences(donor_at, text) if donor_at else []
+        if places:
+            ends = list(accumulate(map(len, pieces)))
+            spans = list(zip([0, *ends], ends, strict=False))
+            return tokens_of(places[-1], text, spans)
         raise LocalprobeError(f"{donor_at!r} is neither a position nor a word of {path}") from None
     if not -n_tokens <= index < n_tokens:
         raise LocalprobeError(f"position {index} is outside {path}, which has {n_tokens} tokens")

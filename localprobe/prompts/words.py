@@ -57,7 +57,7 @@ def _whole(word: str) -> str:
 
 def tokens_of(span: tuple[int, int], text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
     """Positions of the tokens that hold any of the characters [start, end) of the text."""
-    start, end = (len(text[:at].encode()) for at in span)
+    start, end = (len(text[:at].encode(errors="surrogateescape")) for at in span)
     return [i for i, (first, last) in enumerate(spans) if first < end and last > start]
 
 

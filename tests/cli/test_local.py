@@ -105,6 +105,26 @@ def test_pull_and_prepare_take_such_names(command: Command, tmp_path: Path) -> N
     assert (code, "--local lists models" in err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-m", "ollama", ":", "ti"], ["tiny:1b", "tiny:latest"]),
+        (["-m", "ollama", ":", "tiny", ":", ""], ["1b", "latest"]),
+        (["-m", "ollama", ":"], ["hf.co/owner/repo-GGUF:Q4_K_M"]),
+        (["-m", "hf", ":", "gp"], ["gpt2/gpt2.gguf"]),
+        (["-m", "smol"], ["smollm2-135m"]),
+    ],
+)
+def test_bash_cuts_words_at_colons(
+    words: list[str], expected: list[str], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["localprobe", "tokens", "x", *words]
+    monkeypatch.setenv("_LOCALPROBE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "\n".join(line))
+    monkeypatch.setenv("COMP_CWORD", str(len(line) - 1))
+    assert command()[1].split()[: len(expected)] == expected
+
+
 def test_names_in_stores_are_completed(command: Command) -> None:
     assert completion.models("ollama:ti") == ["ollama:tiny:1b", "ollama:tiny:latest"]
     assert "ollama:half:latest" not in completion.models("ollama:")

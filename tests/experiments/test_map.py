@@ -12,12 +12,12 @@ from helpers import oracle, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localprobe import LocalprobeError, Model, lens, token_map
+from localprobe import LocalprobeError, Model, attention, lens, token_map
 from localprobe.api import map_answer
 from localprobe.engine.answers import softmax
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, only_at
-from localprobe.experiments.map import METRICS, MapPlan, Measure, TokenMap
+from localprobe.experiments.map import METRICS, MapPlan, Measure, TokenMap, first_token
 from localprobe.prompts.words import word_groups
 
 PROMPT = "in Chad, now"
@@ -141,6 +141,18 @@ def test_what_cannot_be_done_is_said(model: Model) -> None:
             lens(model, PROMPT, **wrong)  # type: ignore[arg-type]
 
 
+def test_the_first_token_of_an_answer(model: Model) -> None:
+    opened = model.loaded.model
+    (space, letter) = opened.tokenize(" a")
+    # As the answer itself begins: with a space, or without.
+    assert first_token(opened, "ab", letter) == opened.tokenize("ab")[0]
+    assert first_token(opened, "ab", space) == space == first_token(opened, " ab", letter)
+    assert first_token(opened, "\n", space) == opened.tokenize("\n")[0]
+    for like in (space, letter):
+        with pytest.raises(LocalprobeError, match="no token"):
+            first_token(opened, "", like)
+
+
 def test_what_is_not_finite_is_marked(model: Model) -> None:
     measure = Measure("prob", 3, None, np.zeros(8, np.float32))
     logits = np.zeros((2, 8), np.float32)
@@ -224,3 +236,18 @@ def test_a_model_with_flash_attention_is_exact_for_a_while(
         found = token_map(flash, PROMPT)
         assert flash.loaded.model.attention == "flash"
     np.testing.assert_array_equal(found.values, token_map(model, PROMPT).values)
+
+
+def test_they_show_themselves(model: Model, tmp_path: Path) -> None:
+    found, seen = token_map(model, PROMPT), lens(model, PROMPT)
+    looked = attention(model, PROMPT)
+    for each in (found, seen, looked):
+        each.plot(tmp_path / "found.png")
+        assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+        assert len(each.plot().axes) == 2
+        assert PROMPT in repr(each)
+        (tmp_path / "found.png").unlink()
+    for each in (found, seen):
+        assert each._repr_html_().count("<td ") == 4 * len(each.tokens)
+    with pytest.raises(LocalprobeError, match="png"):
+        found.plot(tmp_path / "found.jpg")

@@ -121,6 +121,23 @@ def test_states_of_a_file_are_injected_as_those_of_the_prompt(
     )
 
 
+@pytest.mark.parametrize("word", ["Rome", "an", "Q", "é", ":", "Rome\nQ"])
+def test_a_word_of_a_file_is_found_where_it_is_in_the_text(
+    word: str, tiny_file: Callable[[str], Path], model: Model, tmp_path: Path
+) -> None:
+    """Without the newline behind it, and as a whole word before a part of another."""
+    path, donor = tmp_path / "donor.npz", "A: é an Rome\nQ: romance Romeo is"
+    assert run(tiny_file, donor, "-o", str(path)) == 0
+    by_text, by_file = (
+        probe(model, PROMPTS[0], "inject", donor=each, at="Chad", donor_at=word, layers=1)
+        for each in (donor, str(path))
+    )
+    assert by_text.injection is not None and by_file.injection is not None
+    assert by_file.injection.donor.donor_at == by_text.injection.donor.donor_at
+    assert [row.top for row in by_file.rows] == [row.top for row in by_text.rows]
+    assert by_file.injection.text.replace(" of donor.npz", "") == by_text.injection.text
+
+
 def test_what_cannot_be_done_is_said(
     tiny_file: Callable[[str], Path],
     model: Model,

@@ -696,7 +696,7 @@ def plot(
     reading.plot(runs, output, metric)
 
 
-@_command("localprobe report runs/all -o report.html")
+@_command("localprobe report runs/quick -o report.html")
 def report(
     runs: Runs,
     output: Annotated[

@@ -139,7 +139,9 @@ SILENT = ("models pull", "models prepare", "models remove", "states")
 
 # A benchmark takes too long, a worker does not end, and browse needs a terminal: they have tests of
 # their own.
-@pytest.mark.parametrize("command", [each for each in COMMANDS if each not in ("bench", "worker", "browse")])
+@pytest.mark.parametrize(
+    "command", [each for each in COMMANDS if each not in ("bench", "worker", "browse")]
+)
 def test_the_example_of_every_help_works(
     command: str,
     folder_of_runs: Path,

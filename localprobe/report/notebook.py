@@ -41,6 +41,7 @@ def probe_html(probe: Probe) -> str:
     claims = [
         f"{patch}: "
         + (f"survives from layer {layer} on" if layer is not None else "does not survive")
+        + ", of the layers shown"
         for patch in probe.patches
         for layer in [probe.survives_from(patch)]
     ]
@@ -73,13 +74,18 @@ def swap_html(swap: Swap) -> str:
         ["layer", "answer", "P(original)", "P(modified)", "follows"],
         rows,
     )
-    flip = "nowhere shown" if swap.flip_layer is None else f"layer {swap.flip_layer}"
+    layer = swap.flip_layer
+    flip = (
+        "no flip" if layer is None else f"flip layer {layer}: from there on all follow {swap.old}"
+    )
     lines = [
         f"prompt: {visible(swap.prompt)}",
         f"with {swap.old}: {visible(swap.original.text)} (original)",
         f"with {swap.new}: {visible(swap.modified.text)} (modified)",
     ]
-    return fragment(Section("Swap", lines=lines, tables=[table], claims=[f"flip layer: {flip}"]))
+    return fragment(
+        Section("Swap", lines=lines, tables=[table], claims=[f"{flip}, of the layers shown"])
+    )
 
 
 def _cut(text: str) -> str:

@@ -141,7 +141,8 @@ def fragment(section: Section) -> str:
     lines = "".join(f"<div>{_text(line)}</div>" for line in section.lines)
     claims = "".join(f"<li>{_text(each)}</li>" for each in section.claims)
     tables = "".join(
-        f"<table><caption>{_text(table.caption)}</caption><thead><tr>"
+        f'<table><caption style="text-align:left">{_text(table.caption)}</caption>'
+        "<thead><tr>"
         + "".join(f"<th>{_text(each)}</th>" for each in table.headers)
         + "</tr></thead><tbody>"
         + "".join(f"<tr>{''.join(_cells(row, plain=True))}</tr>" for row in table.rows)

@@ -70,7 +70,7 @@ def swap_html(swap: Swap) -> str:
         for row in swap.rows
     ]
     table = Table(
-        f"{swap.new} for {swap.old}, at one layer at a time",
+        f"{swap.old} swapped for {swap.new}, at one layer at a time",
         ["layer", "answer", "P(original)", "P(modified)", "follows"],
         rows,
     )

@@ -21,10 +21,13 @@
   function curves(figure, width) {
     const marks = [Plot.ruleY([0], { strokeOpacity: 0.3 })];
     for (const line of figure.lines) {
-      const dash = line.name === "chance" ? "2 3" : "none";
+      // At other ends, since they may be close to each other.
+      const chance = line.name === "chance";
+      const dash = chance ? "2 3" : "none";
+      const place = { frameAnchor: chance ? "right" : "left", dx: chance ? -4 : 4 };
       marks.push(
         Plot.ruleY([line.y], { strokeDasharray: dash, strokeOpacity: 0.8 }),
-        Plot.text([line], { y: "y", text: "name", frameAnchor: "left", dx: 4, dy: line.y > 0.95 ? 8 : -7 })
+        Plot.text([line], { y: "y", text: "name", ...place, dy: line.y > 0.95 ? 8 : -7 })
       );
     }
     const all = [];
@@ -194,7 +197,7 @@
     fact("scores", row.scores.map(([name, score]) => `${name} ${score}`).join(", "));
     fact("marks", (row.marks || []).join(", "));
     const words = asked.subject ? `: ${asked.subject}` : "";
-    const swapped = row.new ? ` for ${row.new}` : "";
+    const swapped = row.new ? ` swapped for ${row.new}` : "";
     const made = element(
       "article", null,
       element("h3", `${row.right ? "✓" : "✗"} example ${row.example}${words}${swapped}`),

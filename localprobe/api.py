@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from localprobe.engine import interventions
 from localprobe.engine.answers import softmax
@@ -50,13 +50,19 @@ from localprobe.models.opening import (
     why_not_hidden,
 )
 from localprobe.models.registry import DEFAULT_MODEL
+from localprobe.runs.display import shown_by
 from localprobe.runs.folder import RunFolder
+from localprobe.runs.frames import pandas_frame, polars_frame
 from localprobe.runs.manifest import Manifest, new_manifest, now
 from localprobe.runs.results import Run, read_run
 from localprobe.runs.rows import Row
 
 _WORTH_SAYING = 2.5e8
 """Bytes."""
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
 
 T = TypeVar("T")
 Watch = Callable[[Iterator[T], int], Iterable[T]]
@@ -218,6 +224,32 @@ class Probe:
         """The layer from which on all rows of an intervention have the clean answer, if any."""
         return probing.survives_from([row for row in self.rows if row.patch == patch])
 
+    _COLUMNS: ClassVar = ("patch", "layer", "text", "p_clean", "is_clean", "clean_share")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each of `rows`: patch, layer, text, p_clean, is_clean, clean_share.
+
+        Raises LocalprobeError where pandas is not installed.
+        """
+        return pandas_frame(self._records(), self._COLUMNS)
+
+    def to_polars(self) -> polars.DataFrame:
+        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
+        return polars_frame(self._records(), self._COLUMNS)
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [{name: getattr(row, name) for name in self._COLUMNS} for row in self.rows]
+
+    def plot(self) -> Any:
+        """P of the clean answer's first token against the layer: matplotlib's axes.
+
+        Raises LocalprobeError where matplotlib is not installed.
+        """
+        return shown_by("notebook").plot_probe(self)
+
+    def _repr_html_(self) -> str:
+        return str(shown_by("notebook").probe_html(self))
+
 
 def _cut(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:39] + "…")
@@ -373,6 +405,32 @@ class Swap:
     @property
     def flip_layer(self) -> int | None:
         return swapping.flip_layer(self.rows)
+
+    _COLUMNS: ClassVar = ("layer", "text", "p_original", "p_modified", "follows")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each of `rows`: layer, text, p_original, p_modified, follows.
+
+        Raises LocalprobeError where pandas is not installed.
+        """
+        return pandas_frame(self._records(), self._COLUMNS)
+
+    def to_polars(self) -> polars.DataFrame:
+        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
+        return polars_frame(self._records(), self._COLUMNS)
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [{name: getattr(row, name) for name in self._COLUMNS} for row in self.rows]
+
+    def plot(self) -> Any:
+        """P(original) and P(modified) against the layer: matplotlib's axes.
+
+        Raises LocalprobeError where matplotlib is not installed.
+        """
+        return shown_by("notebook").plot_swap(self)
+
+    def _repr_html_(self) -> str:
+        return str(shown_by("notebook").swap_html(self))
 
 
 def swap(

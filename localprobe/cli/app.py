@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, Literal, Optional, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -121,9 +121,21 @@ def _main(
             "--offline", help="Before the command: fetch nothing; also: LOCALPROBE_OFFLINE=1."
         ),
     ] = False,
+    color: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(
+            "--color",
+            help="Before the command: when to use colour; auto: on a terminal; also: NO_COLOR=1, "
+            "FORCE_COLOR=1.",
+        ),
+    ] = "auto",
 ) -> None:
     if offline:
         os.environ["LOCALPROBE_OFFLINE"] = "1"
+    if color != "auto":
+        from localprobe.report.terminal import choose_color
+
+        choose_color(color)
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -624,11 +636,20 @@ def show(
         Optional[str],
         typer.Option(metavar="LAYERS", help="With --misses and --patch: at these layers."),
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Of a run that is going on, as it grows, to its end."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """The table of a run, again; or, with --misses, what was answered wrongly."""
     from localprobe.cli import reading
 
+    if follow:
+        if misses or json:
+            raise LocalprobeError("--follow is for the table, not for --misses or --json")
+        reading.follow(runs, metric)
+        return
     reading.show(runs, metric, only_misses=misses, patch=patch, layers=layers, json=json)
 
 
@@ -673,6 +694,67 @@ def plot(
     from localprobe.cli import reading
 
     reading.plot(runs, output, metric)
+
+
+@_command("localprobe report runs/quick -o report.html")
+def report(
+    runs: Runs,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The .html file to write.")
+    ],
+    maps: Annotated[
+        list[Path],
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help="Also a map, as `localprobe map --json` writes it; may be repeated.",
+        ),
+    ] = [],  # noqa: B006
+    title: Annotated[
+        Optional[str], typer.Option(help="Its title; tasks and models if not given.")
+    ] = None,
+    metric: Annotated[
+        Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
+    ] = None,
+    examples: Annotated[
+        int,
+        typer.Option(
+            "--examples",
+            metavar="N",
+            help="The first N examples of each run are in it, as far as there is room.",
+            min=0,
+        ),
+    ] = 50,
+) -> None:
+    """Runs as one HTML file to send: curves, heat maps, tables, and the answers behind each number.
+
+    It needs no network and opens from disk. Several runs of a task are compared.
+    """
+    from localprobe.cli import reading
+
+    reading.report(runs, output, maps=maps, title=title, metric=metric, examples=examples)
+
+
+@_command("localprobe browse runs")
+def browse(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[DIR|FILE]...",
+            help="Folders with runs in or below them, and maps of `localprobe map --json`; the "
+            "working directory if not given.",
+        ),
+    ] = [],  # noqa: B006
+) -> None:
+    """Walk through runs in the terminal. Needs: pip install 'localprobe[browse]'.
+
+    The table of a run is moved over with the arrows, or h, j, k, l; Enter opens the examples behind
+    a cell, and an example's answers through all layers; / searches, e writes what is seen to a CSV
+    file, Escape goes back, q ends. In the list of runs, Space marks those to be seen side by side.
+    """
+    from localprobe.cli import reading
+
+    reading.browse(paths)
 
 
 @_command("localprobe merge shard-1 shard-2 -o whole")
@@ -877,8 +959,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
-        if getattr(error, "option_name", "") == "--offline":
-            hint = "; it goes before the command: localprobe --offline ..."
+        if (option := getattr(error, "option_name", "")) in ("--offline", "--color"):
+            hint = f"; it goes before the command: localprobe {option} ..."
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)

@@ -19,11 +19,11 @@ from localprobe.engine.answers import softmax
 from localprobe.engine.interventions import FloatArray, Inject, only_at
 from localprobe.engine.tokens import Act, WholePasses
 from localprobe.errors import LocalprobeError, NotFiniteError, did_you_mean
-from localprobe.experiments.display import shown_by
 from localprobe.llama.model import Model
 from localprobe.llama.text import Vocabulary
 from localprobe.prompts.encoder import Encoder
 from localprobe.prompts.words import occurrences, word_groups
+from localprobe.runs.display import shown_by
 
 KNOCKOUT, SWAP = "knockout", "swap"
 PATCHES = (KNOCKOUT, "random", "shuffle", "freeze", SWAP)

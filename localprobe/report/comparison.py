@@ -309,7 +309,7 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
         )
         for difference in comparison.differences[number - 1]:
             lines.append(Text(f"    {visible(difference)} as in [1]", style="dim"))
-    return Group(*lines, "", _scores(console, comparison), "", *_endings(comparison))
+    return Group(*lines, "", _scores(console, comparison), "", *endings(comparison))
 
 
 def _scores(console: Console, comparison: Comparison) -> RenderableType:
@@ -344,7 +344,7 @@ def _scores(console: Console, comparison: Comparison) -> RenderableType:
     return table
 
 
-def _endings(comparison: Comparison) -> list[Text]:
+def endings(comparison: Comparison) -> list[Text]:
     """The claims: each run's own, how far they are apart, and what that rests on."""
     found = []
     for number, (run, layer) in enumerate(

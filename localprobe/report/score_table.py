@@ -31,10 +31,10 @@ def report(
     """All there is to see of a sweep. so_far: how much there is of one that is unfinished."""
     table = score_table(console, tally)
     parts: list[RenderableType] = [head(tally, title, so_far), "", table]
-    if signs := _signs(tally):
-        parts.append(Text(signs, style="dim"))
+    if said := signs(tally):
+        parts.append(Text(said, style="dim"))
     parts += ["", summary(tally, n_layer, so_far)]
-    if near := _near_ties(tally):
+    if near := near_ties(tally):
         parts += ["", near]
     return Group(*parts)
 
@@ -126,7 +126,7 @@ def _cell(console: Console, tally: Tally, column: Column, layer: int, width: int
     return cell
 
 
-def _signs(tally: Tally) -> str:
+def signs(tally: Tally) -> str:
     """What the signs in the table mean, of those that are in it."""
     empty = [
         layer in column.layers
@@ -188,7 +188,7 @@ def however(tally: Tally, patch: str) -> str:
     return f"near ties could move that to {to}, or undo it"
 
 
-def _near_ties(tally: Tally) -> Text | None:
+def near_ties(tally: Tally) -> Text | None:
     """What near ties are, and the scores that they decide on."""
     if not tally.n_turning:
         return None

@@ -226,16 +226,50 @@ def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
     return reader.whole, reader.length
 
 
-def _read(path: Path, manifest: Manifest) -> _Reader:
+class GrowingRows:
+    """The rows of a run that may still be written, read as they come.
+
+    growing = GrowingRows(path)
+    growing.look()          # whether there is anything new
+    growing.rows, growing.manifest
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+        self._reader = _Reader(self.manifest)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of the examples that are whole."""
+        return self._reader.whole
+
+    def look(self) -> bool:
+        """Read what was written since. Raises LocalprobeError where something is damaged."""
+        manifest, before = read_manifest(self.path), self._reader.length
+        file = self.path / ROWS
+        size = file.stat().st_size if file.exists() else 0
+        if manifest.cells != self.manifest.cells or size < before:
+            # What is there now is another run, or one that was cut to go on with more examples.
+            self._reader, before = _Reader(manifest), -1
+        changed = manifest.data != self.manifest.data
+        self.manifest = manifest
+        _read(self.path, manifest, self._reader)
+        return changed or self._reader.length != before
+
+
+def _read(path: Path, manifest: Manifest, reader: _Reader | None = None) -> _Reader:
+    """reader: one that has read a beginning, and goes on behind its last whole example."""
     file = path / ROWS
     refuse_links(file)
-    reader = _Reader(manifest)
+    reader = reader or _Reader(manifest)
     if not file.exists():
         return reader
-    position = 0
+    position = reader.go_back()
     try:
         with file.open("rb") as lines:
-            number = 0
+            lines.seek(position)
+            number = len(reader.whole)
             while line := lines.readline(_LONGEST_LINE):
                 number += 1
                 if not line.endswith(b"\n"):
@@ -274,6 +308,11 @@ class _Reader:
         for column in manifest.columns:
             self._metrics[column.patch].add(column.metric)
         self._pending: list[Row] = []
+
+    def go_back(self) -> int:
+        """To behind the last whole example: that place in the file."""
+        self._pending = []
+        return self.length
 
     def add(self, row: Row, position: int) -> None:
         """position: where the row ends. Raises ValueError where it cannot come next."""

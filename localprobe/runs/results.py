@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.runs.differences import in_words
+from localprobe.runs.display import shown_by
 from localprobe.runs.folder import ROWS, read_rows
+from localprobe.runs.frames import pandas_frame, polars_frame
 from localprobe.runs.manifest import MANIFEST, Manifest, read_manifest
 from localprobe.runs.rows import Row
 from localprobe.runs.tally import ORIGINAL, SWAP, Score, Tally
 
 if TYPE_CHECKING:
     import pandas
+    import polars
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,12 +112,13 @@ class Run:
         Its columns are those of `Score` (score, n, low, high, …) after patch, metric and layer.
         Raises LocalprobeError where pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise LocalprobeError(
-                "to_pandas needs pandas; run: pip install 'localprobe[pandas]'"
-            ) from None
+        return pandas_frame(self._records(), _COLUMNS)
+
+    def to_polars(self) -> polars.DataFrame:
+        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
+        return polars_frame(self._records(), _COLUMNS)
+
+    def _records(self) -> list[dict[str, Any]]:
         records = []
         for column in self.tally.all_columns:
             for layer in column.layers:
@@ -122,8 +126,20 @@ class Run:
                 if score is not None:
                     place = {"patch": column.patch, "metric": column.metric, "layer": layer}
                     records.append({**place, **asdict(score)})
-        names = ["patch", "metric", "layer", *(field.name for field in fields(Score))]
-        return pandas.DataFrame(records, columns=names)
+        return records
+
+    def plot(self) -> Any:
+        """Score against layer, and the heat map of swaps: matplotlib's axes, of two an array.
+
+        Raises LocalprobeError where matplotlib is not installed.
+        """
+        return shown_by("notebook").plot_run(self)
+
+    def _repr_html_(self) -> str:
+        return str(shown_by("notebook").run_html(self))
+
+
+_COLUMNS = ("patch", "metric", "layer", *(field.name for field in fields(Score)))
 
 
 def read_run(path: Path) -> Run:

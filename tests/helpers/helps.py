@@ -7,7 +7,7 @@ import re
 COMMANDS = ("demo", "probe", "swap", "sweep", "run", "recipes", "bench", "tokens", "models")
 COMMANDS += ("devices", "worker")
 COMMANDS += ("map", "lens", "attention", "states")
-READERS = ("show", "export", "compare", "plot", "merge")
+READERS = ("show", "export", "compare", "plot", "report", "browse", "merge")
 """Commands that read runs."""
 
 COMMANDS += READERS

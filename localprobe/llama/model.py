@@ -16,7 +16,8 @@ from localprobe.llama.graph import Graph, InGraph, Part, Recorder, Rerun, StaleG
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.memory import check_fits
-from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
+from localprobe.llama.residual import Edit, FloatArray, ForwardPass
+from localprobe.llama.states import Links, Place, find_states
 from localprobe.llama.text import Vocabulary
 from localprobe.llama.threads import checked
 
@@ -42,7 +43,7 @@ class Model(Vocabulary):
         self.n_decodes = 0
         """How many there were: whether somebody else has used the cache meanwhile."""
         self._hook = EvalHook()
-        self._embedding: bytes | None = None
+        self._places: list[Place] | None = None
         self._graph: Graph | None = None
         self._threads = checked(threads)
         super().__init__(path, gpu_layers)
@@ -118,8 +119,7 @@ class Model(Vocabulary):
         off = edit.attention_off_from
 
         def visitor(contributions: Mapping[int, int]) -> ForwardPass:
-            name = self._embedding_name()
-            return ForwardPass(name, self.n_layer, self.n_embd, rows, edit, contributions)
+            return ForwardPass(self._state_places(), self.n_embd, rows, edit, contributions)
 
         if off is not None:
             return self._decode_in_graph(
@@ -178,9 +178,8 @@ class Model(Vocabulary):
     def learn_graph(self, rows: Batch) -> None:
         """Learn the graph by decoding some rows as they are."""
         recorder = Recorder()
-        embedding = self._embedding_name()
         self._decode(rows, recorder)
-        self._graph = Graph(recorder.addresses, embedding, self.n_layer)
+        self._graph = Graph(recorder.addresses, self.n_layer, self.n_embd)
 
     def clear(self, *, wipe: bool = False) -> None:
         """Forget every sequence. Unless it is wiped, the cache keeps its data in the same cells."""
@@ -284,14 +283,14 @@ class Model(Vocabulary):
         """
         self._make_room(n_tokens, keep=False, n_sequences=n_sequences)
 
-    def _embedding_name(self) -> bytes:
-        if self._embedding is None:
-            tokens = [0, 0]
-            search = EmbeddingSearch(self.n_embd, len(tokens))
+    def _state_places(self) -> list[Place]:
+        """Where the states at layers 0 ... L-1 are."""
+        if self._places is None:
+            recorder = Recorder()
             self.clear()
-            self._decode(Batch(sequence_rows(tokens, 0)), search)
+            self._decode(Batch(sequence_rows([0, 0], 0)), recorder)
+            links = Links(recorder.addresses)
+            states = find_states(links, self.n_layer, self.n_embd)
             self.clear()
-            if search.name is None:
-                raise ModelError("no residual stream was found before the first block")
-            self._embedding = search.name
-        return self._embedding
+            self._places = [links.place(node) for node in states.nodes[: self.n_layer]]
+        return self._places

@@ -1,0 +1,290 @@
+"""Tiny random models of every decoder architecture that llama.cpp knows."""
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+EMBD, HEADS, FF, LAYERS, CTX, VOCAB = 64, 2, 96, 6, 256, 258
+
+NOT_DECODERS = (
+    "clip gptj bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 "
+    "eurobert gemma-embedding llama-embed t5 t5encoder wavtokenizer-dec dream llada llada-moe rnd1 "
+    "gemma4-assistant eagle3 dflash"
+).split()
+
+MLA = "deepseek2 deepseek32 glm-dsa kimi-linear mistral4 deepseek2-ocr".split()
+PER_LAYER_HEADS = (
+    "plamo2 jamba nemotron_h nemotron_h_moe granitehybrid lfm2 lfm2moe kimi-linear".split()
+)
+NEED_EXPERTS = (
+    "llama4 cohere2moe grok qwen2moe qwen3moe qwen3next qwen3vlmoe qwen35moe phimoe dbrx olmoe "
+    "arctic deepseek deepseek2 deepseek32 glm4moe glm-dsa exaone-moe bailingmoe bailingmoe2 dots1 "
+    "afmoe ernie4_5-moe hunyuan-moe gpt-oss lfm2moe smallthinker grovemoe minimax-m2 mimo2 "
+    "kimi-linear step35 mistral4 mellum nomic-bert-moe nemotron_h_moe granitemoe granitehybrid "
+    "deepseek2-ocr maple deepseek4 dots3note laguna hy_v3 hy_v4 bailingmoe3 kimi-k3 glm5-next "
+    "minimax-m3 minimax-01 qwen4exp jamba hunyuan-moe"
+).split()
+ALTERNATING = [bool(block % 2) for block in range(LAYERS)]
+ARRAY_PATTERN = (
+    "gemma4 granite_swa mimo2 step35 spark2_5 maple dots3note cohere2moe deepseek4 hy_v4 laguna"
+).split()
+KDA = {
+    "attention.key_length_mla": 48,
+    "attention.value_length_mla": 32,
+    "attention.key_length": 128 + 16,
+    "attention.value_length": 128,
+    "rope.dimension_count": 16,
+    "attention.head_count_kv": [0, 2, 0, 2, 0, 2],
+}
+HYPER = {"hyper_connection.count": 4, "hyper_connection.sinkhorn_iterations": 3, "hyper_connection.epsilon": 1e-6}
+OWN: dict[str, dict[str, Any]] = {
+    "gemma4": {
+        "embedding_length_per_layer_input": 16,
+        "attention.key_length_swa": 32,
+        "attention.value_length_swa": 32,
+        "attention.shared_kv_layers": 2,
+        "final_logit_softcapping": 30.0,
+    },
+    "qwen4exp": {**HYPER, "hyper_connection.low_rank": 8},
+    "rwkv7": {f"attention.{x}_lora_rank": 16 for x in ("decay", "iclr", "value_residual_mix", "gate")},
+    "arwkv7": {f"attention.{x}_lora_rank": 16 for x in ("decay", "iclr", "value_residual_mix", "gate")},
+    "graniteswitch": {
+        "adapters.count": 2,
+        "adapters.lora_rank": 4,
+        "adapters.token_ids_activate": [250, 251],
+        "adapters.token_ids_substitute": [252, 253],
+        "adapters.router_gain": 1.0,
+    },
+    "bailingmoe3": {**KDA, "kda.gate_lower_bound": -5.0},
+    "kimi-k3": {
+        **KDA,
+        "attn_res.block_size": 2,
+        "activation.situ_beta": 1.0,
+        "activation.situ_linear_beta": 1.0,
+        "expert_latent_length": 32,
+    },
+    "glm5-next": {**KDA, **HYPER, "attention.indexer.kpool": 4, "rope.dimension_count": 0,
+        "attention.key_length": 128, "attention.key_length_mla": 32},
+    "dots3note": {
+        "attention.key_length": 128 + 16,
+        "attention.value_length": 128,
+        "rope.dimension_count": 16,
+        "attention.key_length_mla": 48,
+        "attention.value_length_mla": 32,
+        "attention.kv_lora_rank_swa": 128,
+        "attention.key_length_mla_swa": 48,
+        "attention.value_length_mla_swa": 32,
+        "attention.indexer.types": [True] * LAYERS,
+        "rope.freq_base_swa": 10000.0,
+    },
+    "hy_v4": {
+        **HYPER,
+        "hyper_connection.magnitude": 1.0,
+        "attention.key_length": 128 + 16,
+        "attention.value_length": 128,
+        "rope.dimension_count": 16,
+        "attention.key_length_mla": 48,
+        "attention.value_length_mla": 32,
+        "attention.indexer.types": [True] * LAYERS,
+    },
+    "deepseek4": {
+        **HYPER,
+        "expert_gating_func": 4,
+        "expert_weights_scale": 1.0,
+        "expert_weights_norm": True,
+        "swiglu_clamp_exp": [7.0] * LAYERS,
+        "attention.output_group_count": 1,
+        "attention.output_lora_rank": 16,
+        "attention.compress_rope_freq_base": 10000.0,
+        "attention.compress_ratios": [0, 4, 0, 4, 0, 4],
+        "hash_layer_count": 1,
+    },
+    "maple": {"swiglu_clamp_exp": [7.0] * LAYERS},
+    "minimax-01": {"residual_scale": 1.0},
+    "minimax-m3": {"attention.indexer.block_size": 4, "attention.indexer.local_blocks": 1},
+    "hrm_text": {"hrm.layers_per_stack": 3, "hrm.h_cycles": 1, "hrm.l_cycles": 1},
+}
+
+
+def metadata(arch: str) -> dict[str, Any]:
+    """Of a small model, what most architectures ask for and some of their own."""
+    embd, heads, ff, layers, vocab = EMBD, HEADS, FF, LAYERS, VOCAB
+    if arch in MLA:
+        embd, heads, ff = 128, 1, 192
+    if arch == "gemma3n":
+        layers = 24
+    if arch == "chameleon":
+        vocab = 10240
+    head = embd // heads
+    found: dict[str, Any] = {
+        "vocab_size": vocab,
+        "context_length": CTX,
+        "embedding_length": embd,
+        "features_length": embd,
+        "block_count": layers,
+        "leading_dense_block_count": 1,
+        "feed_forward_length": ff,
+        "use_parallel_residual": arch == "gptneox",
+        "logit_scale": 1.0,
+        "time_mix_extra_dim": 16,
+        "time_decay_extra_dim": 32,
+        "full_attention_interval": 2,
+        "attention.head_count": heads,
+        "attention.head_count_kv": heads,
+        "attention.max_alibi_bias": 8.0,
+        "attention.clamp_kqv": 1.0,
+        "attention.layer_norm_epsilon": 1e-5,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "attention.group_norm_epsilon": 1e-5,
+        "attention.group_norm_groups": 8,
+        "attention.q_lora_rank": 128,
+        "attention.kv_lora_rank": 128,
+        "attention.relative_buckets_count": 8,
+        "attention.sliding_window": 32,
+        "attention.sliding_window_pattern": 2,
+        "attention.indexer.head_count": 1,
+        "attention.indexer.key_length": 64,
+        "attention.indexer.top_k": 8,
+        "rope.dimension_sections": [head // 4] * 4,
+        "xielu.alpha_n": [1.0] * layers,
+        "xielu.alpha_p": [1.0] * layers,
+        "xielu.beta": [1.0] * layers,
+        "xielu.eps": [1e-7] * layers,
+        "ssm.inner_size": 2 * embd,
+        "ssm.conv_kernel": 4,
+        "ssm.state_size": 16,
+        "ssm.time_step_rank": heads,
+        "ssm.group_count": 0 if arch == "plamo2" else 2,
+        "kda.head_dim": 32,
+        "wkv.head_size": head,
+        "shortconv.l_cache": 3,
+    }
+    if arch in MLA:
+        found |= {
+            "attention.key_length": 128 + 64,
+            "attention.value_length": 128,
+            "rope.dimension_count": 64,
+            "attention.key_length_mla": 192,
+            "attention.value_length_mla": 128,
+        }
+    if arch in NEED_EXPERTS:
+        found |= {
+            "expert_feed_forward_length": ff,
+            "interleave_moe_layer_step": 2,
+            "expert_count": 4,
+            "expert_used_count": 2,
+            "expert_shared_count": 1,
+            "expert_gating_func": 2,
+            "expert_group_scale": 1.0,
+            "experts_per_group": 1,
+        }
+    if arch in PER_LAYER_HEADS:
+        found["attention.head_count"] = [0 if b % 2 else heads for b in range(layers)]
+        found["attention.head_count_kv"] = found["attention.head_count"]
+    if arch.startswith("nemotron_h"):
+        # A block is attention, state space or feed-forward.
+        found["attention.head_count_kv"] = found["attention.head_count"] = [heads, 0, 0] * 2
+        found["feed_forward_length"] = [0, 0, ff] * 2
+        found["expert_shared_feed_forward_length"] = ff
+    if arch in ARRAY_PATTERN:
+        found["attention.sliding_window_pattern"] = ALTERNATING
+    return found | OWN.get(arch, {})
+
+
+def write(arch: str, path: Path, tensors: dict[str, np.ndarray], changes: dict[str, Any]) -> None:
+    found = metadata(arch) | changes
+    w = gguf.GGUFWriter(path, arch)
+    for key, value in found.items():
+        if value is None:
+            continue
+        key = key if key.startswith("xielu") else f"{arch}.{key}"
+        if isinstance(value, bool):
+            w.add_bool(key, value)
+        elif isinstance(value, int):
+            w.add_uint32(key, value)
+        elif isinstance(value, float):
+            w.add_float32(key, value)
+        elif isinstance(value, str):
+            w.add_string(key, value)
+        else:
+            w.add_array(key, value)
+    n = found["vocab_size"]
+    from helpers.tiny import _byte_tokens
+
+    tokens = [*_byte_tokens(), "ab", "<|end|>"]
+    tokens += [f"<unused{i}>" for i in range(len(tokens), n)]
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("gpt-2")
+    w.add_token_list(tokens)
+    w.add_token_types([1] * 257 + [3] + [5] * (n - 258))
+    w.add_token_merges(["a b"])
+    w.add_bos_token_id(257)
+    w.add_eos_token_id(257)
+    w.add_add_bos_token(False)
+    for name, data in tensors.items():
+        w.add_tensor(name, data)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def shapes(stub: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors that llama.cpp makes of the metadata alone, by name."""
+    import llama_cpp.llama_cpp as llama
+
+    from localprobe.llama import backend, ggml
+
+    class Init(ctypes.Structure):
+        _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
+
+    backend.start()
+    open_gguf = ggml.function("gguf_init_from_file", ctypes.c_void_p, ctypes.c_char_p, Init)
+    context = open_gguf(str(stub).encode(), Init(True, None))
+    found: dict[str, tuple[int, ...]] = {}
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+    def note(address: int, _: object) -> None:
+        tensor = ggml.at(address)
+        assert tensor.type == 0, tensor.name
+        found[tensor.name.decode()] = tuple(reversed(tensor.ne))
+
+    make = llama._lib.llama_model_init_from_user
+    make.restype = ctypes.c_void_p
+    make.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, llama.llama_model_params]
+    model = make(context, ctypes.cast(note, ctypes.c_void_p), None, llama.llama_model_default_params())
+    if not model:
+        raise SystemExit(f"no model: {backend.last_error()}")
+    return {k: (s[3:] if s[:3] == (1, 1, 1) else s[2:] if s[:2] == (1, 1) else s[1:] if s[0] == 1 else s) for k, s in found.items()}
+
+
+def weights(shape: dict[str, tuple[int, ...]], arch: str) -> dict[str, np.ndarray]:
+    made = {}
+    for name, s in shape.items():
+        seed = int.from_bytes(hashlib.sha256(f"{arch} {name}".encode()).digest()[:8], "little")
+        draw = np.random.default_rng(seed).standard_normal(s)
+        if "norm" in name and name.endswith(".weight"):
+            made[name] = 1 + 0.2 * draw
+        elif len(s) == 1:
+            made[name] = 0.2 * draw
+        else:
+            made[name] = draw if name.startswith("token_embd") else 1.5 * draw / np.sqrt(s[-1])
+        made[name] = made[name].astype(np.float32)
+    return made
+
+
+if __name__ == "__main__":
+    arch, out = sys.argv[1], Path(sys.argv[2])
+    changes = eval(sys.argv[3]) if len(sys.argv) > 3 else {}
+    stub = out.with_suffix(".stub")
+    write(arch, stub, {}, changes)
+    found = shapes(stub)
+    stub.unlink()
+    write(arch, out, weights(found, arch), changes)
+    print("made", arch, len(found), sum(np.prod(s) for s in found.values()))

@@ -28,7 +28,15 @@ from localprobe.experiments import swap as swapping
 from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.probe import Injection, ProbeRow
 from localprobe.experiments.swap import Parting, SwapPlan, SwapRow
-from localprobe.models.opening import RESUME, LoadedModel, choose_engine, model_record, open_model
+from localprobe.models.opening import (
+    AUTO_ATTENTION,
+    RESUME,
+    LoadedModel,
+    Where,
+    choose_engine,
+    model_record,
+    open_model,
+)
 from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.runs.folder import RunFolder
 from localprobe.runs.manifest import Manifest, new_manifest, now
@@ -42,8 +50,15 @@ Watch = Callable[[Iterator[T], int], Iterable[T]]
 class Model:
     """A model that can be probed: a name of `localprobe models`, or the path of a .gguf file.
 
-    Use it in a `with` statement, or `close` it. threads: 0 for all cores. gpu_layers: blocks on
-    the GPU, -1 for all. ctx: the longest sequence in tokens, 0 for that of the training.
+    Use it in a `with` statement, or `close` it. threads: 0 for all cores. ctx: the longest
+    sequence in tokens, 0 for that of the training.
+    gpu_layers: layers, from the last one (the output) on, that are not on the CPU; -1: all; "auto":
+    as many as there is room for. devices: where to, by the names of `localprobe devices`.
+    rpc: workers on other machines, HOST:PORT, several with commas or as a list. Should one of them
+    die, llama.cpp ends the whole process: it is said on stderr, and the exit code is 2.
+    attention: "exact" in float32; "flash" is llama.cpp's flash attention, faster on long prompts,
+    which rounds keys and values to float16; "auto" takes flash where it rounds no more than the
+    weights do anyway.
     engine: "resume" computes only what changes, "full" makes whole passes.
     warn: is told, in a sentence, where resuming is not exact on this model and is not done.
     tell: is told what takes its time, at a model's first use or since other programs are at work.
@@ -56,8 +71,11 @@ class Model:
         name: str | Path = DEFAULT_MODEL,
         *,
         threads: int = 0,
-        gpu_layers: int = 0,
+        gpu_layers: int | str | None = None,
+        devices: Sequence[str] = (),
+        rpc: str | Sequence[str] = "",
         ctx: int = 0,
+        attention: str = AUTO_ATTENTION,
         engine: str = RESUME,
         warn: Callable[[str], object] = print,
         tell: Callable[[str], object] = lambda _message: None,
@@ -65,9 +83,17 @@ class Model:
         self._stack = ExitStack()
         self._engine_name, self._warn, self._tell = engine, warn, tell
         self._warned = False
+        names = (devices,) if isinstance(devices, str) else tuple(devices)
+        where = Where(gpu_layers, names, rpc if isinstance(rpc, str) else ",".join(rpc))
         self.loaded: LoadedModel = self._stack.enter_context(
             open_model(
-                str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx, warn=warn, tell=tell
+                str(name),
+                threads=threads,
+                where=where,
+                ctx=ctx,
+                attention=attention,
+                warn=warn,
+                tell=tell,
             )
         )
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import tiny
+from helpers import tiny, workers
 from helpers.dequantise import dequantise
 from hypothesis import settings
 
 from localprobe.engine.full import FullEngine
+from localprobe.llama import rpc
 from localprobe.llama.model import Model
 from localprobe.models import opening as models
 
@@ -85,3 +87,33 @@ def float32_model(default_model: Path, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("float32") / "smollm2-f32.gguf"
     dequantise(default_model, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def rpc_library() -> Iterator[None]:
+    """An install that can use workers and be one; compiled where it cannot by itself."""
+    try:
+        path = workers.library()
+    except workers.CannotBuildError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"llama.cpp's RPC cannot be compiled here: {error}")
+    with pytest.MonkeyPatch.context() as patched:
+        if path is not None:
+            patched.setenv(rpc.LIBRARY, str(path))
+        rpc._library.cache_clear()
+        yield
+    rpc._library.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def two_workers(rpc_library: None) -> Iterator[tuple[workers.Worker, workers.Worker]]:
+    """Two workers on loopback, with a thread each. Whoever kills one starts its own."""
+    started: list[workers.Worker] = []
+    try:
+        started += [workers.Worker()]
+        started += [workers.Worker()]
+        yield started[0], started[1]
+    finally:
+        for worker in started:
+            worker.kill()

@@ -17,6 +17,7 @@ from localprobe.cli import completion
 from localprobe.cli.options import (
     Batch,
     Chat,
+    Devices,
     Json,
     Layers,
     MaxTokens,
@@ -25,10 +26,12 @@ from localprobe.cli.options import (
     Out,
     ProbePatches,
     Prompt,
+    Rpc,
     Runs,
     Seed,
     ShardOption,
     SweepPatches,
+    Threads,
     choosing_a_model,
 )
 from localprobe.errors import LocalprobeError
@@ -509,6 +512,32 @@ def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = Fals
     from localprobe.cli import commands
 
     commands.tokens(prompt, model, json=json)
+
+
+@_command("localprobe devices")
+def devices(rpc: Rpc = "", json: Json = False) -> None:
+    """What this llama.cpp can compute on, and how much memory is free there."""
+    from localprobe.cli import machines
+
+    machines.list_devices(rpc, json=json)
+
+
+@_command("localprobe worker --port 50052")
+def worker(
+    host: Annotated[
+        str,
+        typer.Option(metavar="HOST", help="Where to listen; 127.0.0.1: for this one alone."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="0: one that is free.", min=0, max=65535)
+    ] = 50052,
+    device: Devices = [],  # noqa: B006
+    threads: Threads = 0,
+) -> None:
+    """Compute for other machines that name this one with --rpc, until Ctrl-C."""
+    from localprobe.cli import machines
+
+    machines.work(host, port, device, threads)
 
 
 @models_app.callback(invoke_without_command=True, epilog=_example("localprobe models"))

@@ -215,7 +215,18 @@ def run_recipe(
     target = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
     problems = 0
     found: list[tuple[Manifest, Tally]] = []
-    with replace(choice, model=model_name or chosen.model).open() as opened:
+    choice = replace(
+        choice,
+        model=model_name or chosen.model,
+        gpu_layers=chosen.gpu_layers if choice.gpu_layers is None else choice.gpu_layers,
+        device=choice.device or chosen.devices,
+        rpc=choice.rpc or chosen.rpc,
+        attention=choice.attention or chosen.attention,
+    )
+    if chosen.rpc and choice.rpc == chosen.rpc:
+        # A recipe may come from a stranger.
+        say(f"the recipe names workers: {choice.rpc} gets the model and the prompts")
+    with choice.open() as opened:
         if len(experiments) > 1:
             _check(experiments, opened)
         say(f"writing to {target}")

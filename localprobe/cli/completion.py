@@ -42,6 +42,12 @@ def swept_patches(begun: str) -> list[str]:
     return _after_commas(begun, patches)
 
 
+def devices(begun: str) -> list[str]:
+    from localprobe.llama.devices import own_devices
+
+    return _beginning(begun, [device.name for device in own_devices()])
+
+
 def _after_commas(begun: str, known: Callable[[], Iterable[str]]) -> list[str]:
     """As in --patch freeze,sk: the last one, and not what is named before it."""
     before, comma, last = begun.rpartition(",")

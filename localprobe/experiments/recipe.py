@@ -39,19 +39,43 @@ _SWEEP_KINDS: dict[str, type[Any]] = {
     "digits": int,
     "chat": bool,
 }
-_TOP_KINDS: dict[str, type[Any]] = {"description": str, "model": str, "tasks": dict, **_SWEEP_KINDS}
+_TOP_KINDS: dict[str, type[Any]] = {
+    "description": str,
+    "model": str,
+    "gpu_layers": int,
+    "devices": list,
+    "rpc": str,
+    "attention": str,
+    "tasks": dict,
+    **_SWEEP_KINDS,
+}
 _KIND_NAMES = {str: "a text", int: "a whole number", list: "a list", bool: "true or false"}
-_AT_LEAST = {"n": 1, "seed": 0, "max_tokens": 1, "max_prompt_tokens": 1, "digits": 1}
+_AT_LEAST = {
+    "gpu_layers": -1,
+    "n": 1,
+    "seed": 0,
+    "max_tokens": 1,
+    "max_prompt_tokens": 1,
+    "digits": 1,
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and the experiments to make on it."""
+    """A model and the experiments to make on it.
+
+    gpu_layers, devices, rpc, attention: where and how the model is to be computed, as on the
+    command line.
+    """
 
     name: str
     description: str
     model: str
     experiments: tuple[Experiment, ...]
+    gpu_layers: int | str | None = None
+    devices: tuple[str, ...] = ()
+    rpc: str = ""
+    attention: str | None = None
 
 
 def recipe(name: str) -> Recipe:
@@ -85,7 +109,16 @@ def _recipe(file: TomlFile) -> Recipe:
         experiments.append(_experiment(file, task, {**common, **settings}))
     if not experiments:
         raise file.error("the recipe names no task")
-    return Recipe(file.path.stem, file.data["description"], file.data["model"], tuple(experiments))
+    return Recipe(
+        file.path.stem,
+        file.data["description"],
+        file.data["model"],
+        tuple(experiments),
+        file.data.get("gpu_layers"),
+        tuple(map(str, file.data.get("devices", ()))),
+        file.data.get("rpc", ""),
+        file.data.get("attention"),
+    )
 
 
 def _check(
@@ -94,10 +127,10 @@ def _check(
     for key, value in values.items():
         if key not in kinds:
             raise file.error(f"unknown key {key!r}; {did_you_mean(key, kinds)}", table, key)
-        if type(value) is not kinds[key]:
+        if type(value) is not kinds[key] and (key, value) != ("gpu_layers", "auto"):
             kind = _KIND_NAMES.get(kinds[key], "a table")
             raise file.error(f"{key} must be {kind}, not {value!r}", table, key)
-        if key in _AT_LEAST and value < _AT_LEAST[key]:
+        if key in _AT_LEAST and type(value) is int and value < _AT_LEAST[key]:
             raise file.error(f"{key} must be at least {_AT_LEAST[key]}, not {value}", table, key)
         for patch in value if key == "interventions" else ():
             if patch not in patches():

@@ -7,6 +7,7 @@ with open_model("smollm2-135m") as probe:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.engine.full import FullEngine
-from localprobe.engine.proof import check_resume
+from localprobe.engine.proof import check_resume, moved_by_flash
 from localprobe.engine.resume import BATCH_SIZE, ResumeEngine
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
 from localprobe.files.cache import remembered_of_file, sha256_of, user_path
-from localprobe.llama.backend import has_gpu
 from localprobe.llama.check import check
+from localprobe.llama.devices import Device, chosen, own_devices
 from localprobe.llama.memory import check_fits
-from localprobe.llama.model import Model
+from localprobe.llama.model import EXACT, FLASH, Model
+from localprobe.llama.rpc import Workers, endpoints
 from localprobe.llama.threads import Others
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
+from localprobe.models.header import read_header
+from localprobe.models.placement import AUTO, needs, parse_gpu_layers, place, what_was_chosen
 from localprobe.models.prepare import (
     check_type,
     manifest_of,
@@ -56,6 +60,9 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
         "n_layer": info.n_layer,
         "n_embd": info.n_embd,
         "file_type": info.file_type,
+        # As in records of before there was a choice.
+        **({"attention": FLASH} if loaded.model.attention == FLASH else {}),
+        **({"blocks_on": str(loaded.model.placement)} if loaded.model.placement else {}),
     }
     made = manifest_of(loaded.model.path)
     if made is not None:
@@ -189,6 +196,41 @@ def choose_engine(
     return ResumeEngine(loaded.model, batch_size, noise), ""
 
 
+AUTO_ATTENTION = "auto"
+
+
+def _check_attention(name: str) -> None:
+    ways = (EXACT, FLASH, AUTO_ATTENTION)
+    if name not in ways:
+        raise LocalprobeError(f"unknown attention {name!r}; {did_you_mean(name, ways)}")
+
+
+def _suited_attention(loaded: LoadedModel, tell: Callable[[str], object]) -> str:
+    """FLASH where what it rounds is no more than what these weights round anyway, else EXACT.
+
+    What they round anyway is how far the same prompts are apart in other decodes; measured once.
+    """
+    model = loaded.model
+    if re.search(r"\bF(32|16)\b", model.info.file_type):
+        return EXACT
+    noise, _ = _noise(loaded, tell)
+    if noise is None:
+        return EXACT
+
+    def run() -> str:
+        try:
+            with _any_length(model):
+                return moved_by_flash(model).hex()
+        except ModelError:
+            return "inf"
+
+    moved = remembered_of_file(loaded.sha256, f"moved by flash, {model.checked_on}", run)
+    try:
+        return FLASH if float.fromhex(moved) <= noise else EXACT
+    except (ValueError, OverflowError):
+        return EXACT
+
+
 def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | None, str]:
     """That of resuming, in logits; None, and why, where it was not proved exact on this model."""
     if not loaded.model.can_leave_out:
@@ -202,7 +244,7 @@ def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | 
         except ModelError as error:
             return str(error)
 
-    found = remembered_of_file(loaded.sha256, f"exact, noise, {loaded.model.devices}", run)
+    found = remembered_of_file(loaded.sha256, f"exact, noise, {loaded.model.checked_on}", run)
     try:
         noise = float.fromhex(found)
     except (ValueError, OverflowError):
@@ -210,34 +252,95 @@ def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | 
     return (noise, "") if 0 <= noise < math.inf else (None, found)
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where a model is to be computed, as a user says it; the CPU, where nothing is said.
+
+    gpu_layers: how many layers, from the last one (the output) on, are not on the CPU; -1: all;
+    "auto": as many as there is room for. Not given, it is auto where devices or workers are named.
+    names: devices, as `localprobe devices` prints them. rpc: HOST:PORT,… of workers.
+    """
+
+    gpu_layers: int | str | None = None
+    names: tuple[str, ...] = ()
+    rpc: str = ""
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        return endpoints(self.rpc)
+
+    @property
+    def asked(self) -> int | str:
+        if self.gpu_layers is None:
+            return AUTO if self.names or self.rpc else 0
+        return parse_gpu_layers(self.gpu_layers)
+
+    def devices(self, workers: Workers) -> list[Device]:
+        """Those that get a part of the model. Raises LocalprobeError where there are none."""
+        if not self.names and self.asked == 0:
+            return []
+        with workers.watched():
+            found = chosen([*workers.devices, *own_devices()], self.names)
+        if not found and not self.names and self.asked != AUTO:
+            raise LocalprobeError(
+                "--gpu-layers needs a llama-cpp-python that was built for a GPU, or workers (see "
+                "localprobe devices)"
+            )
+        return found if self.asked != 0 else []
+
+
 @contextmanager
 def open_model(
     name: str,
     *,
     threads: int = 0,
-    gpu_layers: int = 0,
+    where: Where = Where(),
     ctx: int = 0,
+    attention: str = AUTO_ATTENTION,
     warn: Callable[[str], object] = lambda _message: None,
     tell: Callable[[str], object] = lambda _message: None,
 ) -> Iterator[LoadedModel]:
     """Load a model and make sure, once per file, that localprobe can probe it.
 
-    warn: is told where it will be slow since memory is short; tell: since others are at work.
+    attention: EXACT, FLASH, or AUTO_ATTENTION for what suits its weights.
+
+    warn: is told where it will be slow since memory is short, and what was chosen by itself; tell:
+    where others are at work.
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
-    if gpu_layers and not has_gpu():
-        raise LocalprobeError(
-            "--gpu-layers needs a llama-cpp-python that was built for a GPU (see the README)"
-        )
+    _check_attention(attention)
     others = Others()
-    name, path, digest = find(name, on_gpu=bool(gpu_layers), warn=warn)
-    with Model(path, threads=threads, gpu_layers=gpu_layers, ctx=ctx) as model:
-        reason = why_not(model, digest)
-        if reason:
-            raise ModelError(f"{path} cannot be probed: {reason}")
-        if threads == 0 and (advice := others.advice()):
-            tell(advice)
-        yield LoadedModel(name, digest, model)
+    with Workers(where.workers) as workers:
+        devices = where.devices(workers)
+        name, path, digest = find(name, on_gpu=bool(devices), warn=warn)
+        placement = None
+        if devices:
+            needed = needs(read_header(path), ctx)
+            with workers.watched():
+                placement = place(needed, devices, where.asked)
+            if where.asked == AUTO:
+                warn(what_was_chosen(placement))
+            left = sum(needed.layers[: len(needed.layers) - placement.n_placed])
+            what = f"what of {path} is on the CPU"
+            if warning := check_fits(left, what, "put more on devices (--gpu-layers)"):
+                warn(warning)
+        with Model(path, threads=threads, placement=placement, workers=workers, ctx=ctx) as model:
+            reason = why_not(model, digest)
+            if reason:
+                raise ModelError(f"{path} cannot be probed: {reason}")
+            # Workers may be on this machine, and are no others.
+            if threads == 0 and not where.rpc and (advice := others.advice()):
+                tell(advice)
+            loaded = LoadedModel(name, digest, model)
+            if attention == AUTO_ATTENTION:
+                attention = _suited_attention(loaded, tell)
+            model.attention = attention
+            if attention == FLASH and (reason := why_not(model, digest)):
+                raise ModelError(
+                    f"{path} cannot be probed with flash attention: {reason}; "
+                    f"take --attention {EXACT}"
+                )
+            yield loaded
 
 
 def why_not(model: Model, digest: str) -> str:
@@ -251,7 +354,7 @@ def why_not(model: Model, digest: str) -> str:
             return str(error)
         return ""
 
-    return remembered_of_file(digest, f"states, {model.devices}", run)
+    return remembered_of_file(digest, f"states, {model.checked_on}", run)
 
 
 @contextmanager

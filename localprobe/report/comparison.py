@@ -18,7 +18,7 @@ from rich.text import Text
 from localprobe.engine.interventions import first_layer
 from localprobe.errors import LocalprobeError
 from localprobe.report.documents import mean
-from localprobe.report.score_table import limits
+from localprobe.report.score_table import however, limits
 from localprobe.report.terminal import (
     LAYER_WIDTH,
     bar,
@@ -199,6 +199,7 @@ class Comparison:
             "metric": self.metric,
             "runs": list(self.names),
             "finished": [run.is_finished for run in self.runs],
+            "transition_ranges": [_range(run, self.patch) for run in self.runs],
             "n": [run.tally.baseline.n for run in self.runs],
             "clean": [mean(run.tally.clean) for run in self.runs],
             "baseline": [mean(run.tally.baseline) for run in self.runs],
@@ -227,6 +228,12 @@ class Comparison:
             "scores": [None if each is None else each.score for each in scores],
             "intervals": [None if each is None else [each.low, each.high] for each in scores],
         }
+
+
+def _range(run: Run, patch: str) -> list[int | None] | None:
+    """Where near ties could make the transition; None where they are not known."""
+    reach = run.tally.reach(patch)
+    return None if reach is None else [reach.earliest, reach.latest]
 
 
 def _layer(place: Place) -> int:
@@ -262,7 +269,7 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
     lines = [Text(visible(what), style="bold")]
     for number, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True), 1):
         clean, used = run.tally.clean, run.tally.baseline
-        unfinished = "" if run.is_finished else ", unfinished"
+        unfinished = f", unfinished: {run.so_far} so far" if run.so_far else ""
         blocks = f", {run.manifest.n_layer} blocks" if comparison.is_by_depth else ""
         between = f" (95 % {_interval(clean)} %)" if clean.n else ""
         lines.append(
@@ -324,11 +331,15 @@ def _endings(comparison: Comparison) -> list[Text]:
         else:
             claim = f"transition at layer {layer} ({layer / n_layer:.0%} of depth)"
             claim += limits(comparison.patch, layer, comparison.swept[number], n_layer)
+        if run.so_far:
+            claim = f"so far {claim}"
         shift = comparison.shift(number) if number else None
         if shift is not None:
             unlike = n_layer != comparison.n_layers[0]
             claim += f", {_shift(shift, by_depth=unlike)}"
         found.append(f"[{number + 1}] {claim}")
+        if near := however(run.tally, comparison.patch):
+            found.append(f"    {near}")
     n_layers, swept = comparison.n_layers, comparison.swept
     whole = [
         list(layers) == list(range(first_layer(comparison.patch), n_layer))

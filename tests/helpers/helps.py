@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 COMMANDS = ("demo", "probe", "swap", "sweep", "run", "recipes", "bench", "tokens", "models")
+COMMANDS += ("devices", "worker")
 READERS = ("show", "export", "compare", "plot", "merge")
 """Commands that read runs."""
 

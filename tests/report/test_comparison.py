@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -267,11 +268,28 @@ def test_a_baseline_of_nothing_is_said_as_in_the_runs_own_table() -> None:
         + [Row(0, "skip", layer, "a", {"exact_match": 0.0}, ()) for layer in range(4)],
     )
     text = words(shown(Comparison.of([one, none, zero])[0]))
-    assert "[2] no example was used, so there is nothing to conclude" in text
-    assert "0 used, unfinished" in text
+    assert "[2] so far no example was used, so there is nothing to conclude" in text
+    assert "0 used, unfinished: " in text
     assert "[3] nothing to lose: the baseline is 0" in text
     console = Console(file=io.StringIO(), width=80)
     console.print(Group(summary(none.tally, 4), summary(zero.tally, 4)))
     own = words(console.file.getvalue())
     assert "no example was used, so there is nothing to conclude" in own
     assert "there is nothing to lose: the baseline is 0" in own
+
+
+def test_a_run_that_is_unfinished_and_ties_that_could_move_a_claim_are_said() -> None:
+    one = made(4, range(4), from_layer(1), n=30)
+    turning = [
+        replace(row, near_tie=True, ties={"exact_match": (0.0, 1.0)})
+        if (row.patch, row.layer) == ("skip", 1) and row.example < 2
+        else row
+        for row in one.rows
+    ]
+    other = Run(Manifest({**one.manifest.data, "ended": None, "examples": 40}), turning)
+    comparison = Comparison.of([one, other])[0]
+    text = words(shown(comparison))
+    assert "[2] so far transition at layer 1 (25% of depth), +0 against [1]" in text
+    assert "near ties could move that to 1–2" in text
+    assert "unfinished: 10 of 30 examples so far" in text
+    assert comparison.document()["transition_ranges"] == [[1, 1], [1, 2]]

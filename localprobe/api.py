@@ -134,6 +134,21 @@ class Model:
             self._warned = True
         return engine
 
+    def possible(self, patches: Sequence[str], *, named: bool) -> tuple[str, ...]:
+        """Those interventions that can be made with this model.
+
+        named: whether somebody asked for just these; then ModelError is raised where one cannot.
+        """
+        found = FullEngine(self.loaded.model)
+        if named:
+            found.check_can(patches)
+        able = [patch for patch in patches if not found.why_not(patch)]
+        for patch in patches:
+            if patch not in able:
+                self._warn(f"without {patch}: {found.why_not(patch)}")
+        found.check_can(able or patches)
+        return tuple(able)
+
 
 @dataclass(frozen=True, repr=False)
 class Probe:
@@ -212,6 +227,7 @@ def probe(
             for kind in interventions.kinds()
             if not (kind.needs_donor or kind.attention_off)
         ]
+    named = patches is not None
     patches = _several(patches)
     check_patches(patches)
     injects = [patch for patch in patches if patch not in interventions.names(with_donor=False)]
@@ -224,6 +240,7 @@ def probe(
     if seeds < 1:
         raise LocalprobeError(f"seeds must be at least 1, not {seeds}")
     engine = model.engine()
+    patches = model.possible(patches, named=named)
     encode = encoder(engine, chat=chat)
     tokens = encode.tokens(prompt)
     engine.model.check_length(len(tokens) + max_tokens)
@@ -345,6 +362,7 @@ def swap(
     Raises LocalprobeError where the word is not in the prompt, or both answers are the same.
     """
     engine = model.engine()
+    engine.check_can(["swap"])
     chosen = parse_layers(layers_text(layers), model.n_layer)
     plan = swapping.plan_swap(encoder(engine, chat=chat), prompt, old, new)
     engine.model.check_length(max(len(plan.prompt), len(plan.donor)) + max_tokens)
@@ -452,7 +470,8 @@ def sweep(
         settings["data"] = Path(settings["data"])
     if "layers" in settings:
         settings["layers"] = layers_text(settings["layers"])
-    experiment = Experiment(task, _several(patches), **settings)
+    able = model.possible(_several(patches), named=patches is not None)
+    experiment = Experiment(task, able, **settings)
     steps = 1000
     with (
         RunningSweep(model, experiment, None if out is None else Path(out), batch=batch) as running,

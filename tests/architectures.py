@@ -1,8 +1,12 @@
 """Tiny random models of every decoder architecture that llama.cpp knows."""
+
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,37 +16,235 @@ import numpy as np
 
 EMBD, HEADS, FF, LAYERS, CTX, VOCAB = 64, 2, 96, 6, 256, 258
 
-NOT_DECODERS = (
-    "clip gptj bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 "
-    "eurobert gemma-embedding llama-embed t5 t5encoder wavtokenizer-dec dream llada llada-moe rnd1 "
-    "gemma4-assistant eagle3 dflash"
-).split()
+ARCHITECTURES = [
+    "llama",
+    "llama4",
+    "deci",
+    "falcon",
+    "grok",
+    "gpt2",
+    "gptneox",
+    "mpt",
+    "baichuan",
+    "starcoder",
+    "refact",
+    "bloom",
+    "stablelm",
+    "qwen",
+    "qwen2",
+    "qwen2moe",
+    "qwen2vl",
+    "qwen3",
+    "qwen3moe",
+    "qwen3next",
+    "qwen3vl",
+    "qwen3vlmoe",
+    "qwen35",
+    "qwen35moe",
+    "qwen4exp",
+    "phi2",
+    "phi3",
+    "phimoe",
+    "plamo",
+    "plamo2",
+    "plamo3",
+    "codeshell",
+    "orion",
+    "internlm2",
+    "minicpm",
+    "minicpm3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gemma3n",
+    "gemma4",
+    "starcoder2",
+    "mamba",
+    "mamba2",
+    "maple",
+    "jamba",
+    "falcon-h1",
+    "xverse",
+    "command-r",
+    "cohere2",
+    "cohere2moe",
+    "dbrx",
+    "olmo",
+    "olmo2",
+    "olmoe",
+    "muse-glimmer",
+    "openelm",
+    "arctic",
+    "deepseek",
+    "deepseek2",
+    "deepseek2-ocr",
+    "deepseek32",
+    "deepseek4",
+    "chatglm",
+    "glm4",
+    "glm4moe",
+    "glm-dsa",
+    "bitnet",
+    "jais",
+    "jais2",
+    "nemotron",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "exaone",
+    "exaone4",
+    "exaone-moe",
+    "rwkv6",
+    "rwkv6qwen2",
+    "rwkv7",
+    "arwkv7",
+    "granite",
+    "granitemoe",
+    "granitehybrid",
+    "graniteswitch",
+    "granite_swa",
+    "chameleon",
+    "plm",
+    "bailingmoe",
+    "bailingmoe2",
+    "bailingmoe3",
+    "dots1",
+    "dots3note",
+    "arcee",
+    "afmoe",
+    "laguna",
+    "ernie4_5",
+    "ernie4_5-moe",
+    "hunyuan-moe",
+    "hunyuan-dense",
+    "hunyuan_vl",
+    "hy_v3",
+    "hy_v4",
+    "smollm3",
+    "gpt-oss",
+    "lfm2",
+    "lfm2moe",
+    "smallthinker",
+    "seed_oss",
+    "grovemoe",
+    "apertus",
+    "minimax-01",
+    "hrm_text",
+    "minimax-m2",
+    "minimax-m3",
+    "cogvlm",
+    "pangu-embedded",
+    "mistral3",
+    "mistral4",
+    "paddleocr",
+    "mimo2",
+    "step35",
+    "spark2_5",
+    "maincoder",
+    "kimi-",
+    "linear",
+    "kimi-k3",
+    "glm5-next",
+    "talkie",
+    "mellum",
+    "nanbeige",
+    "qwen3tts",
+    "pockettts",
+]
+"""All of the bundled llama.cpp that decode: neither encoders nor drafts nor diffusion models."""
 
-MLA = "deepseek2 deepseek32 glm-dsa kimi-linear mistral4 deepseek2-ocr".split()
-PER_LAYER_HEADS = (
-    "plamo2 jamba nemotron_h nemotron_h_moe granitehybrid lfm2 lfm2moe kimi-linear".split()
-)
-NEED_EXPERTS = (
-    "llama4 cohere2moe grok qwen2moe qwen3moe qwen3next qwen3vlmoe qwen35moe phimoe dbrx olmoe "
-    "arctic deepseek deepseek2 deepseek32 glm4moe glm-dsa exaone-moe bailingmoe bailingmoe2 dots1 "
-    "afmoe ernie4_5-moe hunyuan-moe gpt-oss lfm2moe smallthinker grovemoe minimax-m2 mimo2 "
-    "kimi-linear step35 mistral4 mellum nomic-bert-moe nemotron_h_moe granitemoe granitehybrid "
-    "deepseek2-ocr maple deepseek4 dots3note laguna hy_v3 hy_v4 bailingmoe3 kimi-k3 glm5-next "
-    "minimax-m3 minimax-01 qwen4exp jamba hunyuan-moe"
-).split()
+MLA = ["deepseek2", "deepseek32", "glm-dsa", "kimi-linear", "mistral4"]
+PER_LAYER_HEADS = [
+    "plamo2",
+    "jamba",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "granitehybrid",
+    "lfm2",
+    "lfm2moe",
+    "kimi-linear",
+]
+NEED_EXPERTS = [
+    "llama4",
+    "cohere2moe",
+    "grok",
+    "qwen2moe",
+    "qwen3moe",
+    "qwen3next",
+    "qwen3vlmoe",
+    "qwen35moe",
+    "phimoe",
+    "dbrx",
+    "olmoe",
+    "arctic",
+    "deepseek",
+    "deepseek2",
+    "deepseek32",
+    "glm4moe",
+    "glm-dsa",
+    "exaone-moe",
+    "bailingmoe",
+    "bailingmoe2",
+    "dots1",
+    "afmoe",
+    "ernie4_5-moe",
+    "hunyuan-moe",
+    "gpt-oss",
+    "lfm2moe",
+    "smallthinker",
+    "grovemoe",
+    "minimax-m2",
+    "mimo2",
+    "kimi-linear",
+    "step35",
+    "mistral4",
+    "mellum",
+    "nomic-bert-moe",
+    "nemotron_h_moe",
+    "granitemoe",
+    "granitehybrid",
+    "deepseek2-ocr",
+    "maple",
+    "deepseek4",
+    "dots3note",
+    "laguna",
+    "hy_v3",
+    "hy_v4",
+    "bailingmoe3",
+    "kimi-k3",
+    "glm5-next",
+    "minimax-m3",
+    "minimax-01",
+    "qwen4exp",
+    "jamba",
+    "hunyuan-moe",
+]
 ALTERNATING = [bool(block % 2) for block in range(LAYERS)]
-ARRAY_PATTERN = (
-    "gemma4 granite_swa mimo2 step35 spark2_5 maple dots3note cohere2moe deepseek4 hy_v4 laguna"
-).split()
+ARRAY_PATTERN = [
+    "gemma4",
+    "granite_swa",
+    "mimo2",
+    "step35",
+    "spark2_5",
+    "maple",
+    "dots3note",
+    "cohere2moe",
+    "deepseek4",
+    "hy_v4",
+    "laguna",
+]
 KDA = {
     "attention.key_length_mla": 48,
     "attention.value_length_mla": 32,
     "attention.key_length": 128 + 16,
     "attention.value_length": 128,
     "rope.dimension_count": 16,
-    "attention.head_count_kv": [0, 2, 0, 2, 0, 2],
+    "attention.head_count_kv": [0, 1, 0, 1, 0, 1],
 }
-HYPER = {"hyper_connection.count": 4, "hyper_connection.sinkhorn_iterations": 3, "hyper_connection.epsilon": 1e-6}
+HYPER = {
+    "hyper_connection.count": 4,
+    "hyper_connection.sinkhorn_iterations": 3,
+    "hyper_connection.epsilon": 1e-6,
+}
 OWN: dict[str, dict[str, Any]] = {
     "gemma4": {
         "embedding_length_per_layer_input": 16,
@@ -50,10 +252,15 @@ OWN: dict[str, dict[str, Any]] = {
         "attention.value_length_swa": 32,
         "attention.shared_kv_layers": 2,
         "final_logit_softcapping": 30.0,
+        "attention.sliding_window_pattern": [not is_local for is_local in ALTERNATING],
     },
-    "qwen4exp": {**HYPER, "hyper_connection.low_rank": 8},
-    "rwkv7": {f"attention.{x}_lora_rank": 16 for x in ("decay", "iclr", "value_residual_mix", "gate")},
-    "arwkv7": {f"attention.{x}_lora_rank": 16 for x in ("decay", "iclr", "value_residual_mix", "gate")},
+    "qwen4exp": {**HYPER, "ssm.state_size": 64, "hyper_connection.low_rank": 8},
+    "rwkv7": {
+        f"attention.{x}_lora_rank": 16 for x in ("decay", "iclr", "value_residual_mix", "gate")
+    },
+    "arwkv7": {
+        f"attention.{x}_lora_rank": 16 for x in ("decay", "iclr", "value_residual_mix", "gate")
+    },
     "graniteswitch": {
         "adapters.count": 2,
         "adapters.lora_rank": 4,
@@ -69,9 +276,16 @@ OWN: dict[str, dict[str, Any]] = {
         "activation.situ_linear_beta": 1.0,
         "expert_latent_length": 32,
     },
-    "glm5-next": {**KDA, **HYPER, "attention.indexer.kpool": 4, "rope.dimension_count": 0,
-        "attention.key_length": 128, "attention.key_length_mla": 32},
+    "glm5-next": {
+        **KDA,
+        **HYPER,
+        "attention.indexer.kpool": 4,
+        "rope.dimension_count": 0,
+        "attention.key_length": 128,
+        "attention.key_length_mla": 32,
+    },
     "dots3note": {
+        "attention.head_count_kv": 1,
         "attention.key_length": 128 + 16,
         "attention.value_length": 128,
         "rope.dimension_count": 16,
@@ -86,6 +300,7 @@ OWN: dict[str, dict[str, Any]] = {
     "hy_v4": {
         **HYPER,
         "hyper_connection.magnitude": 1.0,
+        "attention.head_count_kv": 1,
         "attention.key_length": 128 + 16,
         "attention.value_length": 128,
         "rope.dimension_count": 16,
@@ -258,33 +473,143 @@ def shapes(stub: Path) -> dict[str, tuple[int, ...]]:
     make = llama._lib.llama_model_init_from_user
     make.restype = ctypes.c_void_p
     make.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, llama.llama_model_params]
-    model = make(context, ctypes.cast(note, ctypes.c_void_p), None, llama.llama_model_default_params())
+    model = make(
+        context, ctypes.cast(note, ctypes.c_void_p), None, llama.llama_model_default_params()
+    )
     if not model:
         raise SystemExit(f"no model: {backend.last_error()}")
-    return {k: (s[3:] if s[:3] == (1, 1, 1) else s[2:] if s[:2] == (1, 1) else s[1:] if s[0] == 1 else s) for k, s in found.items()}
+    return {
+        k: (
+            s[3:] if s[:3] == (1, 1, 1) else s[2:] if s[:2] == (1, 1) else s[1:] if s[0] == 1 else s
+        )
+        for k, s in found.items()
+    }
 
 
-def weights(shape: dict[str, tuple[int, ...]], arch: str) -> dict[str, np.ndarray]:
+def weights(shape: dict[str, tuple[int, ...]], arch: str, scales: bool) -> dict[str, np.ndarray]:
+    """Random weights, each the same in every run. scales: those that quantized weights may have."""
     made = {}
-    for name, s in shape.items():
+    for name, size in shape.items():
+        if "scale" in name.rsplit(".", 1)[-1] and not scales:
+            continue
         seed = int.from_bytes(hashlib.sha256(f"{arch} {name}".encode()).digest()[:8], "little")
-        draw = np.random.default_rng(seed).standard_normal(s)
+        draw = np.random.default_rng(seed).standard_normal(size)
+        last = name.split(".")[2:3]
         if "norm" in name and name.endswith(".weight"):
-            made[name] = 1 + 0.2 * draw
-        elif len(s) == 1:
-            made[name] = 0.2 * draw
+            drawn = 1 + 0.2 * draw
+        elif last == ["ssm_a"]:
+            drawn = -np.exp(0.5 * draw)
+        elif len(size) == 1:
+            drawn = 1 + 0.2 * draw if "scale" in name else 0.2 * draw
         else:
-            made[name] = draw if name.startswith("token_embd") else 1.5 * draw / np.sqrt(s[-1])
-        made[name] = made[name].astype(np.float32)
+            drawn = draw if name.startswith("token_embd") else 1.5 * draw / np.sqrt(size[-1])
+        made[name] = drawn.astype(np.float32)
     return made
 
 
-if __name__ == "__main__":
-    arch, out = sys.argv[1], Path(sys.argv[2])
-    changes = eval(sys.argv[3]) if len(sys.argv) > 3 else {}
-    stub = out.with_suffix(".stub")
-    write(arch, stub, {}, changes)
+def make(
+    arch: str, path: Path, changes: dict[str, Any] | None = None, scales: bool = False
+) -> Path:
+    """A tiny random model. Where the metadata makes no sense, llama.cpp ends the process."""
+    stub = path.with_suffix(".stub")
+    write(arch, stub, {}, changes or {})
     found = shapes(stub)
     stub.unlink()
-    write(arch, out, weights(found, arch), changes)
-    print("made", arch, len(found), sum(np.prod(s) for s in found.values()))
+    write(arch, path, weights(found, arch, scales), changes or {})
+    return path
+
+
+PROMPT, TOKENS = "It was the best of times, it was the worst of times: an age", 4
+DONOR = "It was the best of lives, it was the worst of lives: an age"
+
+
+def survey(path: Path) -> dict[str, Any]:
+    """What localprobe says and does about a model, resuming held to whole passes."""
+    from localprobe.engine.full import FullEngine
+    from localprobe.engine.interventions import Donor, by_name, kinds
+    from localprobe.errors import LocalprobeError
+    from localprobe.models.opening import choose_engine, open_model
+
+    try:
+        with open_model(str(path), threads=1, attention="exact") as loaded:
+            model = loaded.model
+            engine, reason = choose_engine(loaded)
+            full = FullEngine(model)
+            found = {
+                "engine": engine.name,
+                "why_full": reason,
+                "refused": {k.name: full.why_not(k.name) for k in kinds() if full.why_not(k.name)},
+                "longest": model.verdict.longest,
+                "side_channels": model.side_channels(),
+            }
+            prompt, donor = model.tokenize(PROMPT), model.tokenize(DONOR)
+            if 0 < model.verdict.longest < len(prompt) + TOKENS:
+                prompt, donor = (
+                    prompt[: found["longest"] - TOKENS],
+                    donor[: found["longest"] - TOKENS],
+                )
+            layers = range(model.n_layer)
+            if model.n_layer > 8:
+                layers = range(0, model.n_layer, 5)
+            states = full.states(donor, layers)
+            (clean,) = engine.clean([prompt], layers, max_tokens=TOKENS, stops=[None])
+            worst, unlike = 0.0, []
+            for kind in kinds():
+                if full.why_not(kind.name):
+                    continue
+                one = by_name(kind.name, 0, Donor(states, (1,), (2,)))
+                asked = [layer for layer in layers if layer >= kind.first_layer]
+                cells = engine.run(
+                    [clean], [one], asked, max_tokens=TOKENS, examples=[0], stops=[None]
+                )
+                for _, layer, answer in list(cells):
+                    want = full.answer(prompt, max_tokens=TOKENS, intervention=one, layer=layer)
+                    spread = float(want.logits.max() - want.logits.min())
+                    worst = max(worst, float(np.abs(want.logits - answer.logits).max()) / spread)
+                    if want.tokens != answer.tokens and min(want.margin, answer.margin) > 1e-3:
+                        unlike.append(f"{kind.name} {layer}")
+            return found | {"worst": worst, "unlike": unlike}
+    except LocalprobeError as error:
+        return {"error": str(error)}
+
+
+def main(arguments: list[str]) -> int:
+    """Without arguments a table of all; a name and a folder: that one, in this process."""
+    if arguments[:1] == ["--one"]:
+        arch, folder = arguments[1], Path(arguments[2])
+        path = folder / f"{arch}.gguf"
+        if not path.exists():
+            make(arch, path)
+        print(json.dumps(survey(path)))
+        return 0
+    folder = Path(os.environ.get("ARCHITECTURES", "architectures"))
+    folder.mkdir(exist_ok=True)
+    n_good = 0
+    for arch in arguments or ARCHITECTURES:
+        child = subprocess.run(
+            [sys.executable, __file__, "--one", arch, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if child.returncode:
+            print(f"{arch:16} CRASH {child.stderr.strip().splitlines()[-1:]}", flush=True)
+            continue
+        found = json.loads(child.stdout.splitlines()[-1])
+        if "error" in found:
+            print(f"{arch:16} no: {found['error']}", flush=True)
+            continue
+        n_good += len(found["refused"]) <= 1
+        print(
+            f"{arch:16} {found['engine']:6} {found['worst']:.0e} {found['unlike'] or ''} "
+            f"{found['refused'] or ''} {found['longest'] or ''} side {found['side_channels']} "
+            f"{found['why_full']}",
+            flush=True,
+        )
+    print(f"{n_good} with at least four interventions")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -246,7 +246,9 @@ class _Mixing:
         for i in graph.block(block):
             if nodes[i].op == ggml.OP_ADD and nodes[i].ne[0] == nodes[state].ne[0]:
                 # The latest, where a copy may be of several.
-                added = [max(self._links.numbers_of(each, i), default=-1) for each in nodes[i].src[:2]]
+                added = [
+                    max(self._links.numbers_of(each, i), default=-1) for each in nodes[i].src[:2]
+                ]
                 found = mixed.intersection(added)
                 if found and from_state.difference(mixed).intersection(added):
                     return found.pop()

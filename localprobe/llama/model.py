@@ -22,6 +22,7 @@ from localprobe.llama.rpc import Workers
 from localprobe.llama.states import Links, Place, find_states
 from localprobe.llama.text import Vocabulary
 from localprobe.llama.threads import checked
+from localprobe.llama.verdict import Verdict
 
 _CONTEXT_STEP = 256
 
@@ -61,6 +62,9 @@ class Model(Vocabulary):
         """How many there were: whether somebody else has used the cache meanwhile."""
         self._hook = EvalHook(workers.tick if workers else None)
         self._places: list[Place] | None = None
+        self._side_channels: tuple[int, ...] = ()
+        self.verdict = Verdict()
+        """What can be done with it, once that was found out."""
         self._graph: Graph | None = None
         self._threads = checked(threads)
         super().__init__(path, placement, workers)
@@ -230,6 +234,11 @@ class Model(Vocabulary):
 
     def check_length(self, n_tokens: int) -> None:
         """Raise LocalprobeError when a sequence of so many tokens does not fit the context."""
+        if self.verdict.longest and n_tokens > self.verdict.longest:
+            raise ModelError(
+                f"the prompt and its answer need {n_tokens} tokens, which is too long for this "
+                f"model: {self.verdict.longest_since}"
+            )
         if n_tokens > self.ctx:
             raise LocalprobeError(
                 f"the prompt and its answer need {n_tokens} tokens, the context holds {self.ctx}; "
@@ -344,5 +353,14 @@ class Model(Vocabulary):
             links = Links(recorder.addresses)
             states = find_states(links, self.n_layer, self.n_embd)
             self.clear()
+            self._side_channels = tuple(k for k in states.besides if k < self.n_layer)
             self._places = [links.place(node) for node in states.nodes[: self.n_layer]]
         return self._places
+
+    def side_channels(self) -> tuple[int, ...]:
+        """Layers at which later blocks look at more than the state, if only by how they are built.
+
+        Raises ModelError where there is no state.
+        """
+        self._state_places()
+        return self._side_channels

@@ -106,7 +106,10 @@ def _waists(links: Links, n_embd: int) -> list[int]:
     stored_by: dict[int, int] = {}
     last_look_at_tokens = 0
     for i, node in enumerate(links.nodes):
-        used = [*links.sources[i], *(stored_by[leaf] for leaf in links.leaves[i] if leaf in stored_by)]
+        used = [
+            *links.sources[i],
+            *(stored_by[leaf] for leaf in links.leaves[i] if leaf in stored_by),
+        ]
         for source in used:
             last_use[source] = i
         of_tokens[i] = any(of_tokens[source] for source in used)

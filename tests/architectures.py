@@ -268,7 +268,7 @@ OWN: dict[str, dict[str, Any]] = {
         "adapters.token_ids_substitute": [252, 253],
         "adapters.router_gain": 1.0,
     },
-    "bailingmoe3": {**KDA, "kda.gate_lower_bound": -5.0},
+    "bailingmoe3": {**KDA, "rope.dimension_sections": [2, 2, 2, 2], "kda.gate_lower_bound": -5.0},
     "kimi-k3": {
         **KDA,
         "attn_res.block_size": 2,
@@ -311,6 +311,7 @@ OWN: dict[str, dict[str, Any]] = {
     "deepseek4": {
         **HYPER,
         "expert_gating_func": 4,
+        "attention.head_count_kv": 1,
         "expert_weights_scale": 1.0,
         "expert_weights_norm": True,
         "swiglu_clamp_exp": [7.0] * LAYERS,
@@ -319,6 +320,11 @@ OWN: dict[str, dict[str, Any]] = {
         "attention.compress_rope_freq_base": 10000.0,
         "attention.compress_ratios": [0, 4, 0, 4, 0, 4],
         "hash_layer_count": 1,
+    },
+    "rwkv6qwen2": {"token_shift_count": 1},
+    "arwkv7": {
+        **{f"attention.{x}_lora_rank": 16 for x in ("decay", "iclr", "value_residual_mix", "gate")},
+        "token_shift_count": 1,
     },
     "maple": {"swiglu_clamp_exp": [7.0] * LAYERS},
     "minimax-01": {"residual_scale": 1.0},

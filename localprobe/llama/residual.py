@@ -33,7 +33,10 @@ class Edit(Protocol):
         """The first block whose attention contributes nothing; None where all contribute."""
 
     def apply(self, layer: int, states: FloatArray) -> FloatArray | None:
-        """The state at `layer`, (n_tokens, n_embd), replaced; None leaves it as it is."""
+        """The state at `layer`, (n_tokens, n_embd), replaced; None leaves it as it is.
+
+        In models with several streams a state is all of them, (n_tokens, n_streams * n_embd).
+        """
 
 
 class NoEdit:
@@ -61,7 +64,8 @@ class Keep:
 class ForwardPass:
     """A visitor that carries out an edit in the graph of one decode.
 
-    places: where the states at each layer are. contributions: where the attention is off, the nodes with what it contributes, by block.
+    places: where the states at each layer are. contributions: where the attention is off, the nodes
+    with what it contributes, by block.
     Call `finish` after the decode: it raises ModelError when something that the edit needs did
     not turn up in the graph.
     """
@@ -120,12 +124,13 @@ class ForwardPass:
             self._order_seen = True
 
     def _edit_state(self, layer: int, address: int) -> None:
-        if list(ggml.at(address).ne) != self._shape:
-            raise ModelError(
-                f"the state at layer {layer} has shape {list(ggml.at(address).ne)}, "
-                f"not {self._shape}"
-            )
-        edited = self._edit.apply(layer, ggml.read(address))
+        shape = list(ggml.at(address).ne)
+        is_streams = shape[0] == self._shape[0] and shape[2:] == [len(self._rows), 1]
+        if shape != self._shape and not is_streams:
+            raise ModelError(f"the state at layer {layer} has shape {shape}")
+        # Of models with several streams, those of a token lie one after another.
+        states = ggml.read(address).reshape(len(self._rows), -1)
+        edited = self._edit.apply(layer, states)
         if edited is not None:
             ggml.write(address, edited)
         self._missing_states.discard(layer)

@@ -85,21 +85,24 @@ class States:
 
 def find_states(links: Links, n_layer: int, n_embd: int) -> States:
     """The states of a graph. Raises ModelError where one is not found."""
-    waists = _waists(links, n_embd)
+    n_tokens = _n_tokens(links)
+    waists = _waists(links, n_embd, n_tokens)
     first_use = _first_uses(links.leaf_names, n_layer)
     found: list[int] = []
     besides: list[int] = []
     for layer, before in enumerate(first_use):
         after = first_use[layer - 1] if layer else -1
         here = [waist for waist in waists if after < waist < before]
+        if not here and layer == n_layer and before < len(links.nodes):
+            here = [before - 1]  # nothing is ever written there
         if not here:
-            here = _by_name(links, layer, n_embd)
+            here = _by_name(links, layer, n_embd, n_tokens)
             besides.append(layer)
         found.append(here[-1])
     return States(tuple(found), tuple(besides))
 
 
-def _waists(links: Links, n_embd: int) -> list[int]:
+def _waists(links: Links, n_embd: int, n_tokens: int) -> list[int]:
     """The nodes of the state's width through which all that is known of the tokens passes."""
     n = len(links.nodes)
     last_use, of_tokens = [0] * n, [False] * n
@@ -119,16 +122,19 @@ def _waists(links: Links, n_embd: int) -> list[int]:
             stored_by[node.view_src] = i
     found, latest = [], last_look_at_tokens
     for i, node in enumerate(links.nodes):
-        if latest <= i and of_tokens[i] and not node.view_src and _is_state(node, n_embd):
+        if latest <= i and of_tokens[i] and not node.view_src and _is_state(node, n_embd, n_tokens):
             found.append(i)
         if of_tokens[i]:
             latest = max(latest, last_use[i])
     return found
 
 
-def _is_state(node: ggml.Tensor, n_embd: int) -> bool:
-    is_rows = node.ne[0] == n_embd and node.ne[2] == node.ne[3] == 1
-    return bool(is_rows and node.type == ggml.GGML_TYPE_F32)
+def _is_state(node: ggml.Tensor, n_embd: int, n_tokens: int) -> bool:
+    """Whether a node holds one vector a token; or several, of models with more than one stream."""
+    is_rows = list(node.ne[1:]) == [n_tokens, 1, 1]
+    is_streams = node.ne[1] > 1 and list(node.ne[2:]) == [n_tokens, 1]
+    of_width = node.ne[0] == n_embd and node.type == ggml.GGML_TYPE_F32
+    return bool(of_width and (is_rows or is_streams))
 
 
 def _first_uses(names: Sequence[Sequence[bytes]], n_layer: int) -> list[int]:
@@ -144,10 +150,10 @@ def _first_uses(names: Sequence[Sequence[bytes]], n_layer: int) -> list[int]:
     return found
 
 
-def _by_name(links: Links, layer: int, n_embd: int) -> list[int]:
+def _by_name(links: Links, layer: int, n_embd: int, n_tokens: int) -> list[int]:
     if layer == 0:
         block_0 = next((i for i, name in enumerate(links.names) if name.endswith(b"-0")), 0)
-        found = [i for i in range(block_0) if _is_state(links.nodes[i], n_embd)]
+        found = [i for i in range(block_0) if _is_state(links.nodes[i], n_embd, n_tokens)]
         if not found:
             raise ModelError("no residual stream was found before the first block")
         return found
@@ -159,6 +165,14 @@ def _by_name(links: Links, layer: int, n_embd: int) -> list[int]:
             f"and no node is called {name.decode()}"
         )
     return found
+
+
+def _n_tokens(links: Links) -> int:
+    for leaves, names in zip(links.leaves, links.leaf_names, strict=True):
+        for leaf, name in zip(leaves, names, strict=True):
+            if name == b"inp_tokens":
+                return int(ggml.at(leaf).ne[0])
+    raise ModelError("the graph does not say which token each row belongs to")
 
 
 def original_name(name: bytes) -> bytes:

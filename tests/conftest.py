@@ -31,7 +31,12 @@ ARCHITECTURES = (
     "phi3",
     "gpt2",
     "gptneox",
+    "falcon",
+    "phi2",
+    "command-r",
 )
+HYBRIDS = ("jamba",)
+"""By whole passes alone."""
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import ARCHITECTURES
+from conftest import ARCHITECTURES, HYBRIDS
 from helpers import oracle, tiny
 
 from localprobe.engine import interventions
@@ -40,7 +40,7 @@ def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", (*ARCHITECTURES, *HYBRIDS))
 def test_clean_logits_and_states(arch: str, tiny_engine: Callable[[str], FullEngine]) -> None:
     engine, model = tiny_engine(arch), tiny.build(arch)
     for prompt in PROMPTS:
@@ -52,7 +52,7 @@ def test_clean_logits_and_states(arch: str, tiny_engine: Callable[[str], FullEng
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", (*ARCHITECTURES, *HYBRIDS))
 def test_every_intervention_at_every_layer(
     arch: str, name: str, tiny_engine: Callable[[str], FullEngine]
 ) -> None:
@@ -71,7 +71,7 @@ def test_every_intervention_at_every_layer(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", (*ARCHITECTURES, *HYBRIDS))
 def test_generation_equals_recomputing_everything(
     arch: str, name: str, tiny_engine: Callable[[str], FullEngine]
 ) -> None:

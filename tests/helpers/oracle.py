@@ -185,7 +185,7 @@ def _state_space(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
 
 
 def _rope(tiny: Tiny, x: Array, base: float) -> Array:
-    """Rotary embedding: llama's and command-r's weights pair neighbours (2i, 2i+1), the others (i, i + d/2)."""
+    """Rotary embedding: some pair neighbours (2i, 2i+1), the others (i, i + d/2)."""
     half = tiny.head_dim // 2
     angle = np.arange(len(x))[:, None] * base ** (-np.arange(half) / half)
     cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]

@@ -107,11 +107,13 @@ class _Pair:
 
 def _beyond_limits(model: Model) -> str:
     """Why it is otherwise in sequences that are longer than a limit which the file names."""
-    for what, limit in model.limits().items():
+    limits = model.limits()
+    longest = min(_AFFORDABLE, model.ctx, model.info.n_ctx_train)
+    if INDEXER in limits and model.side_channels():
+        longest = min(longest, limits[INDEXER])  # longer ones are refused
+    for what, limit in limits.items():
         length = limit + 3
-        if what == INDEXER and model.side_channels():
-            continue  # these are refused there
-        if limit > _AFFORDABLE or length > min(model.ctx, model.info.n_ctx_train):
+        if length > longest:
             continue
         rng = np.random.default_rng(0)
         a, b = (rng.integers(model.info.n_vocab, size=length).tolist() for _ in range(2))

@@ -31,10 +31,9 @@ ARCHITECTURES = (
     "phi3",
     "gpt2",
     "gptneox",
-    "falcon",
-    "phi2",
-    "command-r",
 )
+PARALLEL = ("falcon", "phi2", "command-r")
+"""Attention and feed-forward side by side behind one norm."""
 HYBRIDS = ("jamba",)
 """By whole passes alone."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ARCHITECTURES
+from conftest import ARCHITECTURES, PARALLEL
 from helpers import tiny
 
 import localprobe
@@ -23,7 +23,7 @@ from localprobe.models.opening import choose_engine, judge, open_model
 Files = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL))
 def test_architectures_that_the_oracle_covers_pass(arch: str, tiny_file: Files) -> None:
     with Model(tiny_file(arch), threads=1) as model:
         assert check(model) == Verdict()

@@ -521,16 +521,48 @@ def weights(shape: dict[str, tuple[int, ...]], arch: str, scales: bool) -> dict[
     return made
 
 
-def make(
-    arch: str, path: Path, changes: dict[str, Any] | None = None, scales: bool = False
-) -> Path:
+EXPERTS = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": FF}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama+moe": ("llama", EXPERTS),
+    "granite+moe": ("granite", EXPERTS),
+    "gptneox+serial": ("gptneox", {"use_parallel_residual": False}),
+    "olmo2+scales": ("olmo2", {}),
+    "exaone4+scales": ("exaone4", {}),
+    "gemma4+dense": (
+        "gemma4",
+        {"embedding_length_per_layer_input": 0, "attention.shared_kv_layers": 0},
+    ),
+    "gemma4+shared": ("gemma4", {"embedding_length_per_layer_input": 0}),
+    "glm4moe+nextn": ("glm4moe", {}),
+    "qwen35+nextn": ("qwen35", {}),
+}
+"""Usual variants: their architecture, and what is otherwise in the metadata."""
+
+
+def make(name: str, path: Path) -> Path:
     """A tiny random model. Where the metadata makes no sense, llama.cpp ends the process."""
+    arch, changes = VARIANTS.get(name, (name, {}))
     stub = path.with_suffix(".stub")
-    write(arch, stub, {}, changes or {})
-    found = shapes(stub)
+    write(arch, stub, {}, changes)
+    made = weights(shapes(stub), arch, name.endswith("+scales"))
     stub.unlink()
-    write(arch, path, weights(found, arch, scales), changes or {})
+    if name.endswith("+nextn"):
+        made |= _predicting_block(made)
+        longer = {"block_count": LAYERS + 1, "nextn_predict_layers": 1}
+        lists = {k: v for k, v in metadata(arch).items() if isinstance(v, list)}
+        changes = longer | {k: [*v, v[-1]] for k, v in lists.items() if len(v) == LAYERS}
+    write(arch, path, made, changes)
     return path
+
+
+def _predicting_block(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One block more, which predicts the token after the next; it has no part in usual decodes."""
+    last, more = f"blk.{LAYERS - 1}.", f"blk.{LAYERS}."
+    block = {k.replace(last, more): v for k, v in made.items() if k.startswith(last)}
+    embd = made["token_embd.weight"].shape[1]
+    ones = np.ones(embd, np.float32)
+    block |= {f"{more}nextn.{norm}.weight": ones for norm in ("enorm", "hnorm", "shared_head_norm")}
+    return block | {f"{more}nextn.eh_proj.weight": np.ones((embd, 2 * embd), np.float32) / embd}
 
 
 PROMPT, TOKENS = "It was the best of times, it was the worst of times: an age", 4
@@ -634,13 +666,14 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(os.environ.get("ARCHITECTURES", temporary))
         results = {}
-        for arch in arguments or ARCHITECTURES:
+        for arch in arguments or [*ARCHITECTURES, *VARIANTS]:
             results[arch] = surveyed(arch, folder)
             print(line(arch, results[arch]), flush=True)
-    able = [each for each in results.values() if len(each.get("refused", ["all"] * 5)) <= 1]
+    of_kind = {arch: each for arch, each in results.items() if arch in ARCHITECTURES}
+    able = [each for each in of_kind.values() if len(each.get("refused", ["all"] * 5)) <= 1]
     unlike = [arch for arch, each in results.items() if each.get("unlike")]
     crashed = [arch for arch, each in results.items() if "crash" in each]
-    print(f"{len(able)} of {len(results)} with at least four interventions")
+    print(f"{len(able)} of {len(of_kind)} architectures with at least four interventions")
     print(f"unlike whole passes: {unlike or 'none'}; crashed: {crashed or 'none'}")
     return 1 if unlike or crashed else 0
 

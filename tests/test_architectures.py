@@ -19,6 +19,8 @@ ALL = {"random", "shuffle", "freeze", "skip", "inject"}
         ("chameleon", "resume"),  # cannot do without any output
         ("qwen35", "full"),  # linear attention
         ("nemotron_h", "full"),  # blocks of one kind each
+        ("exaone4+scales", "resume"),  # weights with scales
+        ("glm4moe+nextn", "resume"),  # a block more, which predicts the token after the next
     ],
 )
 def test_accepted_and_equal_to_whole_passes(arch: str, engine: str, tmp_path: Path) -> None:

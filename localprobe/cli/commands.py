@@ -175,12 +175,16 @@ def sweep(
     experiment: Experiment,
     model: ModelChoice,
     *,
+    named: bool,
     batch: int,
     out: Path | None,
     json: bool,
 ) -> None:
+    """named: whether its interventions were; else those that the model allows are taken."""
     experiment.build_task()
     with model.open() as opened:
+        able = opened.possible(experiment.patches, named=named)
+        experiment = replace(experiment, patches=able)
         try:
             manifest, tally = run_and_show(
                 opened, experiment, out, batch=batch, recipe_name=None, json=json

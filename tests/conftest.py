@@ -69,12 +69,21 @@ def tiny_engine(tiny_file: Callable[[str], Path]) -> Iterator[Callable[[str], Fu
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, and a working directory without a models.toml."""
+    """An empty cache folder, and a working directory without a models.toml.
+
+    The home folder, where other programs keep their models, is tmp_path/home.
+    """
     cache = tmp_path / "cache"
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.setenv("LOCALPROBE_CACHE", str(cache))
     monkeypatch.setattr("localprobe.models.registry.config_dir", lambda: tmp_path / "config")
+    monkeypatch.setattr("localprobe.models.stores._home", lambda: tmp_path / "home")
+    monkeypatch.setattr("localprobe.models.stores._OLLAMA_SERVICE", tmp_path / "service")
+    for name in ("OLLAMA_MODELS", "LLAMA_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(work)
     return cache
 

@@ -34,7 +34,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="A name of `localprobe models`, or a .gguf file; @TYPE: as prepared.",
+        help="A name of `localprobe models [--local]`, or a .gguf file; @TYPE: as prepared.",
         autocompletion=completion.models,
     ),
 ]
@@ -143,6 +143,15 @@ ShardOption = Annotated[
 ]
 Runs = Annotated[
     list[Path], typer.Argument(metavar="DIR...", help="Folders that runs were written to.")
+]
+MapOutput = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write it to a .png, .svg, .pdf, .html, .csv or .npz file.",
+    ),
 ]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help=PROMPT_HELP)]
 

@@ -16,7 +16,7 @@ computed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -35,6 +35,8 @@ FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 512}
 llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
 prompts pay; where all are, they only make each other's attention longer. Flash attention passes
 over what it does not see."""
+ON_DEVICES = 2
+"""Times as many, where a decode's costs are more its start and its transfers than its rows."""
 
 
 @dataclass
@@ -140,8 +142,8 @@ class ResumeEngine(FullEngine):
         # An intervention at a layer may look at the states of the layer before it.
         wanted = asked | {layer - 1 for layer in asked if layer > 0}
         runs: list[CleanRun] = []
-        few = FEW_ROWS[self.model.attention]
-        for some in self._batched([len(prompt) + max_tokens for prompt in prompts], few):
+        lengths = [len(prompt) + max_tokens for prompt in prompts]
+        for some in self._batched(lengths, self._most_rows(FEW_ROWS)):
             part = slice(some.start, some.stop)
             try:
                 runs += self._clean_batch(prompts[part], wanted, max_tokens, stops[part])
@@ -212,7 +214,7 @@ class ResumeEngine(FullEngine):
         all_rows = _changes_all_rows(interventions[0])
         lengths = [len(run.prompt) + max_tokens for run in runs]
         downwards = sorted(layers, reverse=True)
-        most_rows = (MANY_ROWS if all_rows else FEW_ROWS)[self.model.attention]
+        most_rows = self._most_rows(MANY_ROWS if all_rows else FEW_ROWS)
         for some in self._batched(lengths, most_rows):
             jobs = [
                 _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i]) for i in some
@@ -369,6 +371,9 @@ class ResumeEngine(FullEngine):
         if kept:
             return model.decode_part(rows, lambda graph: graph.holding(layer, entry, kept))
         return model.decode_part(rows, lambda graph: graph.from_layer(layer, entry))
+
+    def _most_rows(self, on_cpu: Mapping[str, int]) -> int:
+        return on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)
 
     def _batched(self, lengths: Sequence[int], most_rows: int) -> Iterator[range]:
         """Neighbours that share a decode: at most batch_size, and so many rows.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
+from localprobe.llama.attention import attention_of
 from localprobe.llama.residual import FloatArray, ForwardPass
 from localprobe.llama.states import Links, find_states, original_name
 
@@ -48,7 +49,8 @@ class Graph:
 
     state[k]: the state at layer k. contribution[j]: what the attention of block j (anything that
     mixes tokens) gives to the residual stream; None of a block that has none. stores[j]: where
-    block j writes its keys and values into the cache.
+    block j writes its keys and values into the cache. attention[j]: where it turns scores into
+    weights, and its mask.
 
     Make it right after the decode that was recorded, while the graph is in memory.
     Raises ModelError when something is not found.
@@ -65,6 +67,7 @@ class Graph:
             [i for i in self.block(block) if nodes[i].op == ggml.OP_SET_ROWS]
             for block in range(n_layer)
         ]
+        self.attention = [attention_of(addresses, self.block(b)) for b in range(n_layer)]
         self._embedded = self._find_tokens()
         self._n_layer = n_layer
         self._multiplied = np.array([_weights(node) for node in nodes], np.int64)
@@ -88,7 +91,7 @@ class Graph:
     # What to leave out
 
     def from_layer(self, layer: int, states: FloatArray) -> Part:
-        """Go on from these states at a layer."""
+        """Go on from these states at a layer; at layer L, only the norm and the output matrix."""
         return Part(self._before[layer], {self.state[layer]: _write(states)})
 
     def holding(self, layer: int, states: FloatArray, rows: Sequence[int]) -> Part:
@@ -134,7 +137,7 @@ class Graph:
     def _before(self) -> list[Indices]:
         return [
             self._complement(self._needed(range(state + 1, len(self.addresses)), {state}))
-            for state in self.state[:-1]
+            for state in self.state
         ]
 
     def _needed(self, roots: Iterable[int], written: set[int]) -> set[int]:

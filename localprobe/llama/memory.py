@@ -35,6 +35,12 @@ def check_fits(needed: float, what: str, remedy: str) -> str:
     return ""
 
 
+def free_memory() -> float:
+    """Bytes that may be taken without swap."""
+    available: int = psutil.virtual_memory().available
+    return max(0.0, min(available, allowed_memory()) - _LEFT_ALONE)
+
+
 def check_fits_on(
     name: str, memory: tuple[int, int], needed: float, what: str, remedy: str
 ) -> None:

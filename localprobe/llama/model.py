@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -148,9 +148,15 @@ class Model(Vocabulary):
             part = enumerate(tokens[start : start + rows], start)
             yield self._decode(Batch([Row(t, at, output=True) for at, t in part]), NoVisitor())
 
-    def decode(self, rows: Batch, edit: Edit) -> FloatArray:
+    def decode(
+        self,
+        rows: Batch,
+        edit: Edit,
+        around: Callable[[NodeVisitor], NodeVisitor] = lambda visitor: visitor,
+    ) -> FloatArray:
         """Decode rows with an edit; logits (n_outputs, n_vocab) of those that ask for them.
 
+        around: puts a visitor of its own around the one that carries out the edit.
         Raises ModelError when the graph lacks what the edit needs.
         """
         off = edit.attention_off_from
@@ -163,7 +169,7 @@ class Model(Vocabulary):
                 rows, lambda graph: InGraph(graph, visitor(graph.contributions_from(off)))
             )
         whole = visitor({})
-        logits = self._decode(rows, whole)
+        logits = self._decode(rows, around(whole))
         whole.finish()
         return logits
 
@@ -227,6 +233,16 @@ class Model(Vocabulary):
         memory = llama.llama_get_memory(self._context)
         if not llama.llama_memory_seq_rm(memory, sequence, start, -1):
             raise ModelError("this model's memory cannot forget its latest tokens")
+
+    def share(self, sequence: int, others: Iterable[int], end: int) -> None:
+        """Let other sequences have the tokens of one at positions below `end`, and no others.
+
+        No data is copied: they attend to the same cells.
+        """
+        memory = llama.llama_get_memory(self._context)
+        for other in others:
+            self.forget(other, 0)
+            llama.llama_memory_seq_cp(memory, sequence, other, 0, end)
 
     def _forget_rows(self, rows: Batch) -> None:
         for sequence, start in rows.starts.items():

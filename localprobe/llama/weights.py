@@ -14,6 +14,7 @@ import llama_cpp.llama_cpp as llama
 
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.files.foreign import printable
+from localprobe.files.parts import total_size
 from localprobe.llama import backend, rearranged
 from localprobe.llama.devices import RPC, Placement, build
 from localprobe.llama.interrupts import held_back
@@ -220,7 +221,7 @@ def _load(path: Path, placement: Placement | None, tick: Callable[[], None] | No
     if tick is not None:
         params.progress_callback = _progress(tick)
     params.use_extra_bufts = rearranged.is_safe()
-    if placement is None and path.stat().st_size > _MAPPED_AT_MOST:
+    if placement is None and total_size(path) > _MAPPED_AT_MOST:
         params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     backend.forget_errors()
     with held_back():

@@ -18,8 +18,10 @@ from typing import Any
 from localprobe.engine.full import FullEngine
 from localprobe.engine.proof import check_resume, moved_by_flash
 from localprobe.engine.resume import BATCH_SIZE, ResumeEngine
+from localprobe.engine.tokens_proof import check_hiding, check_hiding_resumed
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
 from localprobe.files.cache import remembered_of_file, sha256_of, user_path
+from localprobe.files.parts import joint_sha256, parts_of, split_name, total_size
 from localprobe.llama.check import check
 from localprobe.llama.devices import Device, chosen, own_devices
 from localprobe.llama.memory import check_fits
@@ -39,7 +41,10 @@ from localprobe.models.prepare import (
     prepared_path,
     read_manifest,
 )
+from localprobe.models.stores import find_stored, is_stored_name, named_in_stores
 from localprobe.models.vetting import vet
+
+_NAMED_BY_HASH = re.compile(r"(?:sha256[-:])?([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def find(
     name, path, digest = locate(name)
     if not on_gpu:
         # Before it is tried: where memory runs out, systems stop programs.
-        warning = check_fits(path.stat().st_size, f"the model {path}", "take a smaller one")
+        warning = check_fits(total_size(path), f"the model {path}", "take a smaller one")
         if warning:
             warn(warning)
     vet(path, digest)
@@ -99,17 +104,19 @@ def find(
 
 
 def locate(name: str) -> tuple[str, Path, str]:
-    """Name, file and SHA-256 of a model given by name or by the path of a .gguf file.
+    """Name, file and SHA-256 of a model given by name, by the path of a .gguf file or as `stores`
+    name it.
 
+    Of a model in several files: the first of them, and a SHA-256 of those of all.
     NAME@type and FILE.gguf@type are what was prepared of them. A known model is fetched when it is
     not in the cache yet.
     """
-    path = _as_file(name)
-    if path is not None:
-        return path.stem, path, _hash(path)
+    file = _as_file(name)
+    if file is not None:
+        return *file, _hash(file[1])
     if "@" in name:
         return _find_prepared(prepared_name(name))
-    entry = registry.entry(name)
+    entry = registry.entry(name, named_in_stores)
     path = fetch(entry)
     digest = _hash(path)
     if digest != entry.sha256:
@@ -122,14 +129,24 @@ def locate(name: str) -> tuple[str, Path, str]:
     return name, path, digest
 
 
-def _as_file(name: str) -> Path | None:
-    """The file that a name is the path of, if it is one. Raises ModelError where it is gone."""
+def _as_file(name: str) -> tuple[str, Path] | None:
+    """The file that a name is the path of, or that a store has by it, and what it is called.
+
+    None where it is no such name. Raises LocalprobeError (ModelError, FetchError) where it is gone.
+    """
+    if is_stored_name(name):
+        if "@" in name and not name.lower().endswith(".gguf"):
+            return None
+        found = find_stored(name)
+        return found.short, found.path
     path = user_path(name) if name.startswith("~") else Path(name)
     if path.suffix.lower() != ".gguf" and not path.is_file():
         return None
     if not path.is_file():
-        raise ModelError(f"there is no model file {path}")
-    return path
+        stored = named_in_stores(name)
+        hint = f"; did you mean {' or '.join(stored)}?" if stored else ""
+        raise ModelError(f"there is no model file {path}{hint}")
+    return split_name(path)[0], parts_of(path)[0]
 
 
 def prepared_name(name: str) -> str:
@@ -144,14 +161,14 @@ def prepared_name(name: str) -> str:
     if not base.lower().endswith(".gguf") and usual in known:
         return usual
     check_type(kind)
-    stem = f"{Path(base).stem}@{kind}"
-    if base.lower().endswith(".gguf") and not user_path(base).is_file() and stem in known:
+    stem = f"{split_name(Path(base))[0]}@{kind}"
+    is_path = base.lower().endswith(".gguf") and not is_stored_name(base)
+    if is_path and not user_path(base).is_file() and stem in known:
         raise ModelError(
             f"there is no model file {base}; what was prepared of one of this name is -m {stem}"
         )
-    path = _as_file(base)
-    if path is None and "@" in base:
-        path = prepared_path(prepared_name(base))
+    file = _as_file(base)
+    path = file[1] if file else prepared_path(prepared_name(base)) if "@" in base else None
     found = None if path is None else prepared_from(_hash(path), kind)
     if found is None:
         typed = f'"{base}"' if " " in base else base
@@ -306,6 +323,36 @@ class Where:
 
 
 @contextmanager
+def exactly(loaded: LoadedModel) -> Iterator[None]:
+    """Attention in float32 for a while: its weights can be read, and its masks written to."""
+    model = loaded.model
+    way, model.attention = model.attention, EXACT
+    try:
+        yield
+    finally:
+        model.attention = way
+
+
+def why_not_hidden(loaded: LoadedModel, *, resuming: bool) -> str:
+    """Why tokens cannot be hidden from the last one in this model; empty when they can.
+
+    resuming: by computing only what changes. Remembered per file and engine.
+    """
+    check_it = check_hiding_resumed if resuming else check_hiding
+
+    def run() -> str:
+        try:
+            with _any_length(loaded.model):
+                check_it(loaded.model)
+        except ModelError as error:
+            return str(error)
+        return ""
+
+    what = f"{check_it.__name__}, {loaded.model.checked_on}"
+    return remembered_of_file(loaded.sha256, what, run)
+
+
+@contextmanager
 def open_model(
     name: str,
     *,
@@ -385,7 +432,17 @@ def _any_length(model: Model) -> Iterator[None]:
 
 
 def _hash(path: Path) -> str:
+    parts = parts_of(path)
     try:
-        return sha256_of(path)
+        digests = [sha256_of(part) for part in parts]
     except OSError as error:
         raise ModelError(f"cannot read the model file {path}: {error.strerror}") from None
+    for part, digest in zip(parts, digests, strict=True):
+        # Ollama and the hub's client name what they keep by its content.
+        told = _NAMED_BY_HASH.fullmatch(part.resolve().name)
+        if told and told[1] != digest:
+            raise ModelError(
+                f"{part} is damaged: its SHA-256 is {digest}, which its name says should be "
+                f"{told[1]}"
+            )
+    return joint_sha256(digests)

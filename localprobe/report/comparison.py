@@ -29,7 +29,11 @@ from localprobe.report.terminal import (
     visible,
 )
 from localprobe.runs.results import Run
+from localprobe.runs.rows import CLEAN
 from localprobe.runs.tally import ORIGINAL, SWAP, Score
+
+_DRAWN_BY = ("seed", "data", "digits")
+"""With which alike, examples of one number are the same example of a task."""
 
 _NUMBER, _LAYER, _DEPTHS, _INTERVAL, _LONGEST_BAR = 4, 4, 6, 8, 20
 
@@ -167,6 +171,24 @@ class Comparison:
         """For each run, what was run otherwise than in the first one, the model aside."""
         return [run.differences(self.runs[0]) for run in self.runs]
 
+    @cached_property
+    def shared(self) -> list[int | None]:
+        """For each run, how many of the examples that it used the first one used, too.
+
+        None where their numbers are those of other examples.
+        """
+        used = [
+            {row.example for row in run.rows if row.patch == CLEAN and row.used}
+            for run in self.runs
+        ]
+        drawn = [
+            [run.manifest.data["experiment"].get(key) for key in _DRAWN_BY] for run in self.runs
+        ]
+        return [
+            len(mine & used[0]) if by == drawn[0] else None
+            for mine, by in zip(used, drawn, strict=True)
+        ]
+
     @property
     def notes(self) -> list[str]:
         """What the weights of these models do not allow to conclude."""
@@ -177,7 +199,8 @@ class Comparison:
                 found.append(
                     f"[{number}] was made from weights that were {visible(origin)} already, and "
                     "nothing of what that lost is restored: against those, +0 says nothing about "
-                    "precision; to compare weight types, prepare each from a file in F16 or F32"
+                    "precision; to compare weight types, prepare each from a file in F16 or F32 "
+                    "that was never quantized"
                 )
         return found
 
@@ -201,6 +224,7 @@ class Comparison:
             "finished": [run.is_finished for run in self.runs],
             "transition_ranges": [_range(run, self.patch) for run in self.runs],
             "n": [run.tally.baseline.n for run in self.runs],
+            "n_shared": self.shared,
             "clean": [mean(run.tally.clean) for run in self.runs],
             "baseline": [mean(run.tally.baseline) for run in self.runs],
             "n_layer": self.n_layers,
@@ -272,10 +296,15 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
         unfinished = f", unfinished: {run.so_far} so far" if run.so_far else ""
         blocks = f", {run.manifest.n_layer} blocks" if comparison.is_by_depth else ""
         between = f" (95 % {_interval(clean)} %)" if clean.n else ""
+        shared = comparison.shared[number - 1]
+        n_first = comparison.runs[0].tally.baseline.n
+        # Each model has the examples that it gets right: said where that is not plain to see.
+        others = shared is not None and shared < min(used.n, n_first)
+        same = f", {shared} of them in [1]" if others else ""
         lines.append(
             Text(
                 f"[{number}] {visible(name)}{blocks}: clean {clean.score:.2f} of {clean.n}"
-                f"{between}, {used.n} used{unfinished}"
+                f"{between}, {used.n} used{same}{unfinished}"
             )
         )
         for difference in comparison.differences[number - 1]:

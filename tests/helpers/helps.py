@@ -6,6 +6,7 @@ import re
 
 COMMANDS = ("demo", "probe", "swap", "sweep", "run", "recipes", "bench", "tokens", "models")
 COMMANDS += ("devices", "worker")
+COMMANDS += ("map", "lens", "attention", "states")
 READERS = ("show", "export", "compare", "plot", "merge")
 """Commands that read runs."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +72,10 @@ def compare(path: Path, split: Split, workers: Workers, expected: Answers, count
     counts.splits += 1
 
 
-def answers(model: Model) -> Answers:
-    """By engine, intervention, layer and prompt."""
+def answers(model: Model, layers: Sequence[int] | None = None) -> Answers:
+    """By engine, intervention, layer (all, if not given) and prompt."""
     found: Answers = {}
-    layers = range(model.n_layer)
+    layers = layers or range(model.n_layer)
     for engine in (FullEngine(model), ResumeEngine(model, 2)):
         prompts = [LONG, SHORT]
         runs = engine.clean(prompts, layers, max_tokens=MAX_TOKENS, stops=[None, None])

@@ -293,3 +293,27 @@ def test_a_run_that_is_unfinished_and_ties_that_could_move_a_claim_are_said() ->
     assert "near ties could move that to 1–2" in text
     assert "unfinished: 10 of 30 examples so far" in text
     assert comparison.document()["transition_ranges"] == [[1, 1], [1, 2]]
+
+
+def test_how_many_examples_are_the_same_is_said() -> None:
+    """Each model is asked what it gets right: two means may be of other examples."""
+
+    def using(examples: range, **experiment: Any) -> Run:
+        run = made(4, [1, 2], from_layer(2), **experiment)
+        rows = [
+            replace(row, used=row.example in examples) if row.patch == CLEAN else row
+            for row in run.rows
+            if row.patch == CLEAN or row.example in examples
+        ]
+        return Run(run.manifest, rows)
+
+    def compared(*runs: Run) -> Comparison:
+        return Comparison.of(runs)[0]
+
+    found = compared(using(range(0, 4)), using(range(3, 8)))
+    assert found.shared == found.document()["n_shared"] == [4, 1]
+    assert ", 5 used, 1 of them in [1]" in shown(found)
+    assert "of them in [1]" not in shown(compared(using(range(4)), using(range(4))))
+    other = compared(using(range(4)), using(range(4, 8), seed=1))
+    assert other.shared == [4, None]
+    assert "of them in [1]" not in shown(other)

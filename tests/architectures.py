@@ -332,7 +332,7 @@ OWN: dict[str, dict[str, Any]] = {
         "attention.output_lora_rank": 16,
         "attention.compress_rope_freq_base": 10000.0,
         "attention.compress_ratios": [0, 4, 0, 4, 0, 4],
-        "hash_layer_count": 1,
+        "hash_layer_count": 0,
     },
     "maple": {"swiglu_clamp_exp": [7.0] * LAYERS},
     "minimax-01": {"residual_scale": 1.0},

@@ -117,7 +117,7 @@ def _check_last_token(pair: _Pair, other_end: list[int]) -> None:
 
 def _beyond_limits(model: Model) -> str:
     """Why it is otherwise in sequences that are longer than a limit which the file names."""
-    limits = model.limits()
+    limits, usual = model.limits(), np.ravel(_sequences(model.info.n_vocab))
     longest = min(_AFFORDABLE, model.ctx, model.info.n_ctx_train)
     if INDEXER in limits and model.side_channels():
         longest = min(longest, limits[INDEXER])  # longer ones are refused
@@ -126,7 +126,7 @@ def _beyond_limits(model: Model) -> str:
         if length > longest:
             continue
         rng = np.random.default_rng(0)
-        a, b = (rng.integers(model.info.n_vocab, size=length).tolist() for _ in range(2))
+        a, b = ([*rng.choice(usual, length - 1).tolist(), int(usual[end])] for end in (0, 1))
         found = _Pair(model, a, b).not_all_at(sorted({0, model.n_layer // 2, model.n_layer - 1}))
         if found:
             return f"{found} (in sequences longer than its {what} of {limit})"

@@ -22,7 +22,7 @@ from localprobe.errors import ModelError
 from localprobe.llama import ggml
 from localprobe.llama.attention import attention_of
 from localprobe.llama.residual import FloatArray, ForwardPass
-from localprobe.llama.states import Links, find_states, original_name
+from localprobe.llama.states import Links, find_states, original_name, tokens_of
 
 Indices = NDArray[np.intp]
 
@@ -209,8 +209,7 @@ class Graph:
 
     def _find_tokens(self) -> int:
         for number, node in enumerate(self._links.nodes):
-            is_lookup = node.op == ggml.OP_GET_ROWS and node.src[1]
-            if is_lookup and original_name(ggml.at(node.src[1]).name) == b"inp_tokens":
+            if tokens_of(node):
                 return number
         raise ModelError("the graph does not say which token each row belongs to")
 

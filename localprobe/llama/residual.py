@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch
-from localprobe.llama.states import Place, original_name
+from localprobe.llama.states import Place, tokens_of
 
 FloatArray = NDArray[np.float32]
 
@@ -117,8 +117,8 @@ class ForwardPass:
             raise ModelError(f"block {min(self._off.values())} contributes no attention")
 
     def _look_at_rows(self, tensor: ggml.Tensor) -> None:
-        index = tensor.src[1]
-        if index and original_name(ggml.at(index).name) == b"inp_tokens":
+        index = tokens_of(tensor)
+        if index:
             if not np.array_equal(ggml.read(index), self._rows.tokens):
                 raise ModelError("llama.cpp split or reordered the batch; its rows are not ours")
             self._order_seen = True

@@ -117,7 +117,7 @@ def _waists(links: Links, n_embd: int, n_tokens: int) -> list[int]:
         for source in used:
             last_use[source] = i
         of_tokens[i] = any(of_tokens[source] for source in used)
-        if b"inp_tokens" in links.leaf_names[i]:
+        if b"inp_tokens" in links.leaf_names[i] or tokens_of(node):
             of_tokens[i], last_look_at_tokens = True, i
         if node.op in (ggml.OP_SET_ROWS, ggml.OP_CPY) and of_tokens[i] and node.view_src:
             stored_by[node.view_src] = i
@@ -168,11 +168,22 @@ def _by_name(links: Links, layer: int, n_embd: int, n_tokens: int) -> list[int]:
 
 
 def _n_tokens(links: Links) -> int:
-    for leaves, names in zip(links.leaves, links.leaf_names, strict=True):
-        for leaf, name in zip(leaves, names, strict=True):
-            if name == b"inp_tokens":
-                return int(ggml.at(leaf).ne[0])
+    for node in links.nodes:
+        tokens = tokens_of(node)
+        if tokens:
+            return int(ggml.at(tokens).ne[0])
     raise ModelError("the graph does not say which token each row belongs to")
+
+
+def tokens_of(node: ggml.Tensor) -> int | None:
+    """The address of the token ids by which a node looks up embeddings; None where it does not."""
+    if node.op != ggml.OP_GET_ROWS or not node.src[1]:
+        return None
+    address: int = node.src[1]
+    if original_name(ggml.at(address).name) == b"inp_tokens":
+        return address
+    is_embedding = original_name(ggml.at(node.src[0]).name) == b"token_embd.weight"
+    return address if is_embedding else None
 
 
 def original_name(name: bytes) -> bytes:

@@ -160,6 +160,9 @@ class Model:
         first: the first row that will change, None for the last one alone. hides: whether tokens
         will be hidden from the last one. Raises ModelError where this model does not let them.
         """
+        writing = self.loaded.model.verdict.writing
+        if first is not None and writing:
+            raise ModelError(f"states of {self.name} cannot be overwritten: {writing}")
         resuming = self.engine().name == RESUME
         if hides and (reason := why_not_hidden(self.loaded, resuming=False)):
             raise ModelError(f"tokens of {self.name} cannot be hidden: {reason}")
@@ -182,6 +185,21 @@ class Model:
                 f"computing whole passes, which is slower and gives the same results: {reason}"
             )
             self._warned = True
+
+    def possible(self, patches: Sequence[str], *, named: bool) -> tuple[str, ...]:
+        """Those interventions that can be made with this model.
+
+        named: whether somebody asked for just these; then ModelError is raised where one cannot.
+        """
+        found = FullEngine(self.loaded.model)
+        if named:
+            found.check_can(patches)
+        able = [patch for patch in patches if not found.why_not(patch)]
+        for patch in patches:
+            if patch not in able:
+                self._warn(f"without {patch}: {found.why_not(patch)}")
+        found.check_can(able or patches)
+        return tuple(able)
 
 
 @dataclass(frozen=True, repr=False)
@@ -288,6 +306,7 @@ def probe(
             for kind in interventions.kinds()
             if not (kind.needs_donor or kind.attention_off)
         ]
+    named = patches is not None
     patches = _several(patches)
     check_patches(patches)
     injects = [patch for patch in patches if patch not in interventions.names(with_donor=False)]
@@ -299,6 +318,7 @@ def probe(
         raise LocalprobeError("--donor and --donor-at are for --patch inject")
     if seeds < 1:
         raise LocalprobeError(f"seeds must be at least 1, not {seeds}")
+    patches = model.possible(patches, named=named)
     engine = model.engine()
     encode = encoder(engine, chat=chat)
     tokens = encode.tokens(prompt)
@@ -448,6 +468,7 @@ def swap(
 
     Raises LocalprobeError where the word is not in the prompt, or both answers are the same.
     """
+    model.possible(["swap"], named=True)
     engine = model.engine()
     chosen = parse_layers(layers_text(layers), model.n_layer)
     plan = swapping.plan_swap(encoder(engine, chat=chat), prompt, old, new)
@@ -702,7 +723,8 @@ def sweep(
         settings["data"] = Path(settings["data"])
     if "layers" in settings:
         settings["layers"] = layers_text(settings["layers"])
-    experiment = Experiment(task, _several(patches), **settings)
+    able = model.possible(_several(patches), named=patches is not None)
+    experiment = Experiment(task, able, **settings)
     steps = 1000
     with (
         RunningSweep(model, experiment, None if out is None else Path(out), batch=batch) as running,

@@ -32,6 +32,10 @@ ARCHITECTURES = (
     "gpt2",
     "gptneox",
 )
+PARALLEL = ("falcon", "phi2", "command-r")
+"""Attention and feed-forward side by side behind one norm."""
+HYBRIDS = ("jamba",)
+"""By whole passes alone."""
 
 
 @pytest.fixture(scope="session")

@@ -512,7 +512,7 @@ def sweep(
         chat=chat,
         shard=parse_shard(shard),
     )
-    commands.sweep(experiment, choice, batch=batch, out=out, json=json)
+    commands.sweep(experiment, choice, named=bool(patch), batch=batch, out=out, json=json)
 
 
 @_command("localprobe run quick")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from localprobe import api
 from localprobe.cli.options import ModelChoice
+from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import names
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.experiments import bench as benchmark
@@ -23,6 +24,7 @@ from localprobe.experiments.sweep import NothingToProbeError
 from localprobe.files.parts import parts_of, total_size
 from localprobe.llama.memory import free_memory
 from localprobe.llama.model import Model
+from localprobe.llama.verdict import Verdict
 from localprobe.models import opening as model_files
 from localprobe.models import registry, speed
 from localprobe.models.fetch import fetch
@@ -186,12 +188,16 @@ def sweep(
     experiment: Experiment,
     model: ModelChoice,
     *,
+    named: bool,
     batch: int,
     out: Path | None,
     json: bool,
 ) -> None:
+    """named: whether its interventions were; else those that the model allows are taken."""
     experiment.build_task()
     with model.open() as opened:
+        able = opened.possible(experiment.patches, named=named)
+        experiment = replace(experiment, patches=able)
         try:
             manifest, tally = run_and_show(
                 opened, experiment, out, batch=batch, recipe_name=None, json=json
@@ -400,10 +406,13 @@ def _fastest_type(path: Path) -> str:
 def model_info(name: str, *, json: bool) -> None:
     known, path, digest = model_files.find(name)
     with Model(path) as model:
-        reason = model_files.why_not(model, digest)
+        verdict = model_files.judge(model, digest)
         loaded = LoadedModel(known, digest, model)
         record = model_files.model_record(loaded)
         info = model.info
+        engine = FullEngine(model)
+        reasons = {name: verdict.refused or engine.why_not(name) for name in (*names(), "swap")}
+        by_whole_passes = model_files.why_whole_passes(model)
     if json:
         record |= {
             "n_head": info.n_head,
@@ -412,8 +421,12 @@ def model_info(name: str, *, json: bool) -> None:
             "n_ctx_train": info.n_ctx_train,
             "n_params": info.n_params,
             "tokenizer": info.tokenizer,
-            "can_probe": not reason,
-            "reason": reason or None,
+            "can_probe": not verdict.refused,
+            "reason": verdict.refused or None,
+            "interventions": {name: reason or None for name, reason in reasons.items()},
+            "longest": verdict.longest or None,
+            "longest_since": verdict.longest_since or None,
+            "whole_passes": by_whole_passes or None,
         }
         print_document(record)
         return
@@ -440,10 +453,24 @@ def model_info(name: str, *, json: bool) -> None:
                 ("heads", f"{info.n_head} (keys and values: {info.n_head_kv})"),
                 ("tokenizer", f"{info.tokenizer}, {info.n_vocab:,} tokens"),
                 ("context", f"{info.n_ctx_train:,} tokens in training"),
-                ("can be probed", f"no: {reason}" if reason else "yes"),
+                ("can be probed", _what_can_be_done(verdict, reasons)),
+                *([("computed", f"by whole passes: {by_whole_passes}")] if by_whole_passes else []),
             ]
         )
     )
+
+
+def _what_can_be_done(verdict: Verdict, reasons: Mapping[str, str]) -> str:
+    if verdict.refused:
+        return f"no: {verdict.refused}"
+    able = [name for name, reason in reasons.items() if not reason]
+    said = "yes" if len(able) == len(reasons) else f"with {', '.join(able)}"
+    for reason in dict.fromkeys(filter(None, reasons.values())):
+        refused = [name for name, why in reasons.items() if why == reason]
+        said += f"; not with {', '.join(refused)}, since {reason}"
+    if verdict.longest:
+        said += f"; up to {verdict.longest} tokens: {verdict.longest_since}"
+    return said
 
 
 def _model_line(loaded: LoadedModel) -> Text:

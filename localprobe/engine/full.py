@@ -12,8 +12,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from localprobe.engine.interventions import Edit, FloatArray, Intervention
-from localprobe.errors import NotFiniteError
+from localprobe.engine.interventions import (
+    Edit,
+    FloatArray,
+    Intervention,
+    names,
+    switches_attention_off,
+)
+from localprobe.errors import ModelError, NotFiniteError
 from localprobe.llama.model import Model
 from localprobe.llama.residual import Keep
 
@@ -88,6 +94,21 @@ class FullEngine:
         same was computed in another way; None where that was not measured.
         """
         self.model, self.noise = model, noise
+
+    def why_not(self, patch: str) -> str:
+        """Why an intervention cannot be made with this model; empty where it can."""
+        verdict = self.model.verdict
+        return verdict.attention if switches_attention_off(patch) else verdict.writing
+
+    def check_can(self, patches: Iterable[str]) -> None:
+        """Raise ModelError where one of these interventions cannot be made with this model."""
+        for patch in patches:
+            if reason := self.why_not(patch):
+                others = [name for name in names() if not self.why_not(name)]
+                raise ModelError(
+                    f"{patch} cannot be made with {self.model.path.name}: {reason} "
+                    f"(these can: {', '.join(others)})"
+                )
 
     def states(self, prompt: Sequence[int], layers: Iterable[int]) -> dict[int, FloatArray]:
         """The clean states of a prompt: layer -> (n_tokens, n_embd)."""
@@ -175,6 +196,11 @@ class FullEngine:
 
     def _go_on(self, writing: Writing, change: Callable[[int], Edit], rewrites: bool) -> None:
         """Generate to the end, the KV cache holding the prompt; what was generated is caught up."""
+        if self.model.is_recurrent:
+            # Its memory of the last token cannot be taken back, and written to, one token later.
+            while not writing.done:
+                writing.take(self.model.evaluate(writing.sequence, 0, change(0)))
+            return
         start = writing.n_prompt - rewrites
         while not writing.done:
             writing.take(self.model.evaluate(writing.sequence[start:], start, change(start)))

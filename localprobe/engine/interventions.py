@@ -176,6 +176,11 @@ def first_layer(name: str) -> int:
     return _REGISTERED[name].first_layer if name in _REGISTERED else 0
 
 
+def switches_attention_off(name: str) -> bool:
+    """Whether an intervention does; the others write states."""
+    return name in _REGISTERED and _REGISTERED[name].attention_off
+
+
 class Plain:
     """What most interventions are like: from the first row on, at one layer, without a donor."""
 

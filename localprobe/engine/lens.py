@@ -35,6 +35,7 @@ def rows_together(model: Model) -> int:
 
 def by_head(model: Model, states: FloatArray) -> Logits:
     """Logits of states (n, n_embd), part by part: (which, (n_part, n_vocab))."""
+    _check_width(model, states)
     most = min(rows_together(model), len(states))
     model.reserve(most, most)
     batch = _outputs([0] * most)
@@ -51,17 +52,22 @@ def by_head(model: Model, states: FloatArray) -> Logits:
 
 def by_whole_passes(model: Model, states: FloatArray) -> Logits:
     """The same by passes through all blocks, what the last one made being written over."""
+    _check_width(model, states)
     most = min(rows_together(model), len(states))
     model.reserve(most, most)
     for start in range(0, len(states), most):
         part = states[start : start + most]
         model.clear()
         rows = _outputs([0] * len(part))
-        logits = model.decode(
-            rows,
-            CLEAN,
-            lambda inner: WriteLast(inner, model.n_layer, part),  # noqa: B023
-        )
+        writing: list[WriteLast] = []
+
+        def around(inner: NodeVisitor) -> WriteLast:
+            writing.append(WriteLast(inner, model.n_layer, part))  # noqa: B023
+            return writing[-1]  # noqa: B023
+
+        logits = model.decode(rows, CLEAN, around)
+        if not writing[-1].is_written:
+            raise ModelError("what its last block makes was not found")
         yield slice(start, start + len(part)), logits
 
 
@@ -83,6 +89,13 @@ def check_head(model: Model, by: Callable[[Model, FloatArray], Logits]) -> None:
     found = np.concatenate([logits for _, logits in by(model, states)])
     if not np.abs(found - expected).max() <= _SHARE_OF_SPREAD * np.ptp(expected):
         raise ModelError("its logits are not those of the last state alone: there is no logit lens")
+
+
+def _check_width(model: Model, states: FloatArray) -> None:
+    if states.shape[1] != model.n_embd:
+        raise ModelError(
+            "its blocks hand on several vectors a token, and the final norm takes but one"
+        )
 
 
 def _outputs(tokens: Sequence[int]) -> Batch:

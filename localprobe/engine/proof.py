@@ -98,7 +98,8 @@ class _Proof:
         self._from_the_layer()
         self._with_the_past_held()
         self._with_some_rows_held()
-        self._without_attention()
+        if not self._model.verdict.attention:
+            self._without_attention()
         self._with_the_blocks_below()
 
     def _from_the_layer(self) -> None:
@@ -213,7 +214,7 @@ def _between_engines(model: Model, text: Sequence[int], layers: Sequence[int]) -
     no_stops: list[Stop | None] = [None, None]
     runs = _finite(resume.clean(prompts, layers, max_tokens=1, stops=no_stops))
     noise = 0.0
-    for kind in _one_of_each_way(Donor(runs[0].states, (1,), (2,))):
+    for kind in _one_of_each_way(full, Donor(runs[0].states, (1,), (2,))):
         defined = [layer for layer in layers if layer >= kind.first_layer]
         cells = resume.run(
             runs, [kind, kind], defined, max_tokens=1, examples=[0, 1], stops=no_stops
@@ -258,10 +259,12 @@ def _text(model: Model) -> list[int]:
     return [*found, *((step * p + p // 8) % model.info.n_vocab for p in range(wanted))][:wanted]
 
 
-def _one_of_each_way(donor: Donor) -> list[Intervention]:
-    """The first intervention of each way of leaving blocks out."""
+def _one_of_each_way(engine: FullEngine, donor: Donor) -> list[Intervention]:
+    """The first intervention of each way of leaving blocks out that the model allows."""
     ways: dict[tuple[bool, ...], Intervention] = {}
     for kind in kinds():
+        if engine.why_not(kind.name):
+            continue
         way = kind.needs_donor, kind.holds_past, kind.attention_off
         ways.setdefault(way, by_name(kind.name, 0, donor))
     return list(ways.values())
@@ -276,7 +279,7 @@ def _next_tokens(
     runs = _finite(engine.clean(prompts, layers, max_tokens=1, stops=stops))
     found = {("clean", 0, q): run.answer for q, run in zip(examples, runs, strict=True)}
     for each in kinds():
-        if each.needs_donor or each.holds_past:
+        if each.needs_donor or each.holds_past or engine.why_not(each.name):
             continue
         kind = by_name(each.name, 0)
         for i, layer, answer in engine.run(

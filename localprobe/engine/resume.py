@@ -173,7 +173,10 @@ class ResumeEngine(FullEngine):
         everyone = tuple(range(n))
         shared = _shared_prefix(prompts)
         if shared:
-            kept.decode(model, [Row(prompts[0][p], p, everyone) for p in range(shared)])
+            # Its logits are of no use, but some graphs (Chameleon's) cannot do without any.
+            kept.decode(
+                model, [Row(prompts[0][p], p, everyone, p == shared - 1) for p in range(shared)]
+            )
         rows = [
             Row(prompt[p], p, (i,), p == len(prompt) - 1)
             for i, prompt in enumerate(prompts)

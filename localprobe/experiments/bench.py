@@ -99,6 +99,11 @@ def bench(model: Model, n_prompts: int, report: Callable[[str], None]) -> BenchR
     examples = Capitals().examples()[:n_prompts]
     if len(examples) < 2:
         raise LocalprobeError("a benchmark needs at least 2 prompts")
+    if model.is_recurrent:
+        raise LocalprobeError(
+            "a benchmark compares resuming with whole passes, and this model is "
+            "recurrent: it cannot resume"
+        )
     prompts = [model.tokenize(example.prompt) for example in examples]
     full, resume = FullEngine(model), ResumeEngine(model)
     layers = range(model.n_layer)
@@ -110,7 +115,8 @@ def bench(model: Model, n_prompts: int, report: Callable[[str], None]) -> BenchR
     runs = clean()
     subjects = [example.subject for example in examples]
     texts = [example.prompt for example in examples]
-    damage = names(with_donor=False)
+    full.check_can([SWAP])
+    damage = [name for name in names(with_donor=False) if not full.why_not(name)]
     kinds: dict[str, list[Intervention]] = {
         **{name: [by_name(name, 0)] * len(runs) for name in damage},
         SWAP: _swaps(model, texts, subjects, runs),

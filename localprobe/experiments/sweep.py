@@ -64,6 +64,7 @@ class Sweep:
         if n is not None and n < 1:
             raise LocalprobeError(f"-n must be at least 1, not {n}")
         columns = _columns(patches, tuple(layers), task.metrics)
+        engine.check_can(patches)
         self.layers = tuple(layers)
         self.max_tokens = task.max_tokens if max_tokens is None else max_tokens
         self.shard = shard

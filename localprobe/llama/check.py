@@ -9,7 +9,11 @@ Two short sequences A and B go through the model:
 4. without attention the answer depends on the last token, and on it alone, and the rest of each
    block still acts: what we switch off is the attention, all of it, and nothing else.
 
-A model that fails is refused: it would give wrong numbers.
+What fails is refused, since it would give wrong numbers: the whole model at 1 and 2, writing to
+its states at 3, switching its attention off at 4. Short sequences do not see what begins beyond a
+length that the file names, such as a sliding window or a choice of the tokens attended to. So 3 is
+done again beyond such lengths where that is affordable; and where blocks choose for later ones,
+which the graph shows whatever the length, longer sequences are refused.
 """
 
 from __future__ import annotations
@@ -21,10 +25,14 @@ import numpy as np
 from localprobe.errors import ModelError
 from localprobe.llama.model import Model
 from localprobe.llama.residual import FloatArray, Keep, NoEdit
+from localprobe.llama.verdict import Verdict
+from localprobe.llama.weights import INDEXER
 
 # Equal up to what a device may round differently from one pass to the next, as a share of the
 # distance between the two sequences' logits. On the CPU the difference is exactly zero.
 TOLERANCE = 1e-3
+_AFFORDABLE = 1024
+"""The longest of such lengths, in tokens, beyond which it is tried."""
 
 
 class _Write:
@@ -40,57 +48,109 @@ class _Write:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is looked for, and said
-def check(model: Model) -> None:
-    """Raise ModelError, with the reason, when localprobe cannot probe this model."""
+def check(model: Model) -> Verdict:
+    """What can be done with this model. Raises ModelError, with the reason, where nothing can."""
     reason = model.unsupported()
     if reason:
         raise ModelError(reason)
     a, b, c = _sequences(model.info.n_vocab)
-    logits_a, states_a = _clean(model, a)
-    logits_b, states_b = _clean(model, b)
-    distance = float(np.abs(logits_a - logits_b).max())
-    if not np.isfinite(distance) or distance == 0:
-        raise ModelError("its logits are not finite or do not depend on the prompt")
-
-    def differ(one: FloatArray, other: FloatArray) -> bool:
-        return not float(np.abs(one - other).max()) <= TOLERANCE * distance
-
+    pair = _Pair(model, a, b)
+    _check_last_token(pair, [*a[:2], b[2]])
     _, states_c = _clean(model, c)
-    changed = (states_a[0] != states_c[0]).any(axis=1)
+    changed = (pair.states_a[0] != states_c[0]).any(axis=1)
     if changed.tolist() != [False, True, False]:
         raise ModelError("the rows of its states do not follow the order of the tokens")
-
     write_back = _Write(range(model.n_layer), lambda layer, states: states)
-    if differ(model.evaluate(a, 0, write_back), logits_a):
+    if pair.differ(model.evaluate(a, 0, write_back), pair.logits_a):
         raise ModelError("writing back the states that were read changes its logits")
+    writing = pair.not_all_at(range(model.n_layer)) or _beyond_limits(model)
+    attention = _check_attention(pair, b[:2] + a[2:], a[:2] + b[2:])
+    if writing and attention:
+        raise ModelError(writing)
+    top_k = model.limits().get(INDEXER, 0)
+    if writing or not (top_k and model.side_channels()):
+        return Verdict(writing=writing, attention=attention)
+    since = (
+        f"beyond {top_k} tokens, blocks choose for later ones which tokens they attend to, and "
+        "states are not all that is handed on"
+    )
+    return Verdict(attention=attention, longest=top_k, longest_since=since)
 
-    for layer in range(model.n_layer):
-        transplant = _Write([layer], lambda at_layer, _states: states_b[at_layer])
-        if differ(model.evaluate(a, 0, transplant), logits_b):
-            raise ModelError(
-                f"the state at layer {layer} is not all that later blocks see, "
-                "so overwriting it would not mean what it should"
-            )
-    _check_attention(model, a, b[:2] + a[2:], a[:2] + b[2:], differ)
+
+class _Pair:
+    """Two sequences of one length, and what the model makes of them."""
+
+    def __init__(self, model: Model, a: list[int], b: list[int]) -> None:
+        self.model, self.a = model, a
+        self.logits_a, self.states_a = _clean(model, a)
+        self.logits_b, self.states_b = _clean(model, b)
+        self._distance = float(np.abs(self.logits_a - self.logits_b).max())
+        if not np.isfinite(self._distance) or self._distance == 0:
+            raise ModelError("its logits are not finite or do not depend on the prompt")
+
+    def differ(self, one: FloatArray, other: FloatArray) -> bool:
+        return not float(np.abs(one - other).max()) <= TOLERANCE * self._distance
+
+    def not_all_at(self, layers: Iterable[int]) -> str:
+        """Why states are not all that later blocks see, at the first such layer; else empty."""
+        for layer in layers:
+            transplant = _Write([layer], lambda at_layer, _states: self.states_b[at_layer])
+            if self.differ(self.model.evaluate(self.a, 0, transplant), self.logits_b):
+                return (
+                    f"the state at layer {layer} is not all that later blocks see, "
+                    "so overwriting it would not mean what it should"
+                )
+        return ""
 
 
-def _check_attention(
-    model: Model,
-    a: list[int],
-    other_past: list[int],
-    other_last: list[int],
-    differ: Callable[..., bool],
-) -> None:
+def _check_last_token(pair: _Pair, other_end: list[int]) -> None:
+    """Raise ModelError where the logits are not those of the last token."""
+    model, a = pair.model, pair.a
+    wrong = not pair.differ(model.evaluate(other_end, 0, NoEdit()), pair.logits_a)
+    # One by one, recurrent models are computed in another way, which may round a lot otherwise.
+    if not model.is_recurrent:
+        model.evaluate(a[:2], 0, NoEdit())
+        wrong = wrong or pair.differ(model.evaluate(a[2:], 2, NoEdit()), pair.logits_a)
+    if wrong:
+        raise ModelError("llama.cpp does not give the logits of its last token, or not always")
+
+
+def _beyond_limits(model: Model) -> str:
+    """Why it is otherwise in sequences that are longer than a limit which the file names."""
+    limits, usual = model.limits(), np.ravel(_sequences(model.info.n_vocab))
+    longest = min(_AFFORDABLE, model.ctx, model.info.n_ctx_train)
+    if INDEXER in limits and model.side_channels():
+        longest = min(longest, limits[INDEXER])  # longer ones are refused
+    for what, limit in limits.items():
+        length = limit + 3
+        if length > longest:
+            continue
+        rng = np.random.default_rng(0)
+        a, b = ([*rng.choice(usual, length - 1).tolist(), int(usual[end])] for end in (0, 1))
+        found = _Pair(model, a, b).not_all_at(sorted({0, model.n_layer // 2, model.n_layer - 1}))
+        if found:
+            return f"{found} (in sequences longer than its {what} of {limit})"
+    return ""
+
+
+def _check_attention(pair: _Pair, other_past: list[int], other_last: list[int]) -> str:
+    """Why attention cannot be switched off; else empty."""
+    model = pair.model
     off = Keep(range(model.n_layer), attention_off_from=0)
-    other = model.evaluate(other_last, 0, off)
-    alone = model.evaluate(a, 0, off)
-    if differ(model.evaluate(other_past, 0, off), alone):
-        raise ModelError("its attention cannot be switched off apart from the rest of a block")
-    if not differ(other, alone):
-        raise ModelError("with its attention switched off nothing is left of its last token")
+    try:
+        past, last_token, alone = (
+            model.evaluate(tokens, 0, off) for tokens in (other_past, other_last, pair.a)
+        )
+        if pair.differ(past, alone):
+            return "its attention cannot be switched off apart from the rest of a block"
+        if not pair.differ(last_token, alone):
+            return "with its attention switched off nothing is left of its last token"
+    except ModelError as error:
+        return f"its attention cannot be switched off: {error}"
     last = model.n_layer - 1
     if last and all(np.array_equal(off.states[k], off.states[k + 1]) for k in range(last)):
-        raise ModelError("without its attention nothing is left of its blocks")
+        return "without its attention nothing is left of its blocks"
+    return ""
 
 
 def _clean(model: Model, tokens: list[int]) -> tuple[FloatArray, dict[int, FloatArray]]:

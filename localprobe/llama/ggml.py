@@ -110,13 +110,17 @@ def read(address: int) -> NDArray[Any]:
 
 
 def write(address: int, rows: NDArray[np.float32], first_row: int = 0) -> None:
-    """Overwrite `len(rows)` rows of a contiguous float32 tensor, from `first_row` on."""
+    """Overwrite `len(rows)` rows of a contiguous float32 tensor, from `first_row` on.
+
+    A row may be several of ggml's: those of the streams of a token lie one after another.
+    """
     data = np.ascontiguousarray(rows, np.float32)
     tensor = at(address)
-    total = tensor.ne[1] * tensor.ne[2] * tensor.ne[3]
-    if data.shape[1] != tensor.ne[0] or first_row + len(data) > total:
+    total = tensor.ne[0] * tensor.ne[1] * tensor.ne[2] * tensor.ne[3]
+    width = data.shape[1]
+    if width % tensor.ne[0] or (first_row + len(data)) * width > total:
         raise ValueError(f"{data.shape} does not fit {tensor.name.decode()} from {first_row}")
-    _set(address, data.ctypes.data, first_row * 4 * data.shape[1], data.nbytes)
+    _set(address, data.ctypes.data, first_row * 4 * width, data.nbytes)
 
 
 def zero(address: int) -> None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
 from localprobe.llama.attention import attention_of
-from localprobe.llama.residual import FloatArray, ForwardPass, original_name
+from localprobe.llama.residual import FloatArray, ForwardPass
+from localprobe.llama.states import Links, find_states, original_name, tokens_of
 
 Indices = NDArray[np.intp]
 
@@ -55,29 +56,19 @@ class Graph:
     Raises ModelError when something is not found.
     """
 
-    def __init__(self, addresses: list[int], embedding: bytes, n_layer: int) -> None:
+    def __init__(self, addresses: list[int], n_layer: int, n_embd: int) -> None:
         self.addresses = addresses
-        self._number = {address: i for i, address in enumerate(addresses)}
-        nodes = [ggml.at(address) for address in addresses]
-        self._names = [node.name for node in nodes]
-        self._by_name: dict[bytes, list[int]] = {}
-        for i, name in enumerate(self._names):
-            self._by_name.setdefault(name, []).append(i)
-        self._sources = [self._find_sources(i, node) for i, node in enumerate(nodes)]
-        self.state = [self._names.index(embedding)]
-        for block in range(n_layer):
-            name = b"l_out-%d" % block
-            if name not in self._by_name:
-                raise ModelError(f"the graph has no node {name.decode()}")
-            self.state.append(self._by_name[name][-1])
-        mixing = _Mixing(self, nodes)
+        self._links = links = Links(addresses)
+        nodes, self._sources = links.nodes, links.sources
+        self.state = list(find_states(links, n_layer, n_embd).nodes)
+        mixing = _Mixing(self, links)
         self.contribution = [mixing.contribution(block) for block in range(n_layer)]
         self.stores = [
             [i for i in self.block(block) if nodes[i].op == ggml.OP_SET_ROWS]
             for block in range(n_layer)
         ]
         self.attention = [attention_of(addresses, self.block(b)) for b in range(n_layer)]
-        self._embedded = self._find_tokens(nodes)
+        self._embedded = self._find_tokens()
         self._n_layer = n_layer
         self._multiplied = np.array([_weights(node) for node in nodes], np.int64)
         self._base = min(addresses)
@@ -208,23 +199,6 @@ class Graph:
 
     # Learning
 
-    def numbers_of(self, address: int, before: int) -> list[int]:
-        """The nodes that an address stands for, as an operand of node `before`; none for a leaf.
-
-        Between devices that is a copy, known by its name alone. Names are not unique: it may be of
-        any earlier node that is called so.
-        """
-        number = self._number.get(address)
-        if number is not None:
-            return [number]
-        copied = self._by_name.get(original_name(ggml.at(address).name), ())
-        return [earlier for earlier in copied if earlier < before]
-
-    def _find_sources(self, number: int, node: ggml.Tensor) -> list[int]:
-        return [
-            source for address in _operands(node) for source in self.numbers_of(address, number)
-        ]
-
     def block(self, block: int) -> range:
         """The nodes of a block, its state at the end included."""
         return range(self.state[block] + 1, self.state[block + 1] + 1)
@@ -233,10 +207,9 @@ class Graph:
         """The nodes that a node is computed from."""
         return self._sources[node]
 
-    def _find_tokens(self, nodes: list[ggml.Tensor]) -> int:
-        for number, node in enumerate(nodes):
-            is_lookup = node.op == ggml.OP_GET_ROWS and node.src[1]
-            if is_lookup and original_name(ggml.at(node.src[1]).name) == b"inp_tokens":
+    def _find_tokens(self) -> int:
+        for number, node in enumerate(self._links.nodes):
+            if tokens_of(node):
                 return number
         raise ModelError("the graph does not say which token each row belongs to")
 
@@ -244,18 +217,16 @@ class Graph:
 class _Mixing:
     """Where the tokens of a sequence see each other: all that depends on a cache."""
 
-    def __init__(self, graph: Graph, nodes: list[ggml.Tensor]) -> None:
-        self._graph, self._nodes = graph, nodes
-        leaves = [
-            [each for each in _operands(node) if not graph.numbers_of(each, i)]
-            for i, node in enumerate(nodes)
-        ]
-        stores = {node.view_src for node in nodes if node.op in (ggml.OP_SET_ROWS, ggml.OP_CPY)}
+    def __init__(self, graph: Graph, links: Links) -> None:
+        self._graph, self._links, self._nodes = graph, links, links.nodes
+        stores = {
+            node.view_src for node in links.nodes if node.op in (ggml.OP_SET_ROWS, ggml.OP_CPY)
+        }
         self._of_cache = [
-            any(leaf in stores or _leaf_name(leaf).startswith(b"cache_") for leaf in each)
-            for each in leaves
+            any(leaf in stores for leaf in each) or any(n.startswith(b"cache_") for n in names)
+            for each, names in zip(links.leaves, links.leaf_names, strict=True)
         ]
-        of_tokens = [any(_leaf_name(leaf) == b"inp_tokens" for leaf in each) for each in leaves]
+        of_tokens = [b"inp_tokens" in names for names in links.leaf_names]
         self._cache_alone = self._reached(self._of_cache) - self._reached(of_tokens)
 
     def _reached(self, starts: list[bool]) -> set[int]:
@@ -277,7 +248,9 @@ class _Mixing:
         for i in graph.block(block):
             if nodes[i].op == ggml.OP_ADD and nodes[i].ne[0] == nodes[state].ne[0]:
                 # The latest, where a copy may be of several.
-                added = [max(graph.numbers_of(each, i), default=-1) for each in nodes[i].src[:2]]
+                added = [
+                    max(self._links.numbers_of(each, i), default=-1) for each in nodes[i].src[:2]
+                ]
                 found = mixed.intersection(added)
                 if found and from_state.difference(mixed).intersection(added):
                     return found.pop()
@@ -287,14 +260,6 @@ class _Mixing:
             if from_state.intersection(sources):
                 from_state.add(i)
         return None
-
-
-def _operands(node: ggml.Tensor) -> list[int]:
-    return [address for address in (*node.src, node.view_src) if address]
-
-
-def _leaf_name(leaf: int) -> bytes:
-    return original_name(ggml.at(leaf).name)
 
 
 def _weights(node: ggml.Tensor) -> int:

@@ -15,6 +15,7 @@ class WriteLast:
 
     def __init__(self, inner: NodeVisitor, n_layer: int, states: FloatArray) -> None:
         self._inner, self._states = inner, states
+        self.is_written = False
         self._name = b"l_out-%d" % (n_layer - 1)
 
     def wants(self, address: int) -> bool:
@@ -23,6 +24,7 @@ class WriteLast:
     def computed(self, address: int) -> None:
         if ggml.at(address).name == self._name:
             ggml.write(address, self._states)
+            self.is_written = True
         else:
             self._inner.computed(address)
 

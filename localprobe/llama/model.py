@@ -17,10 +17,12 @@ from localprobe.llama.graph import Graph, InGraph, Part, Recorder, Rerun, StaleG
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.memory import check_fits, check_fits_on
-from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
+from localprobe.llama.residual import Edit, FloatArray, ForwardPass
 from localprobe.llama.rpc import Workers
+from localprobe.llama.states import Links, Place, find_states
 from localprobe.llama.text import Vocabulary
 from localprobe.llama.threads import checked
+from localprobe.llama.verdict import Verdict
 
 _CONTEXT_STEP = 256
 
@@ -59,7 +61,10 @@ class Model(Vocabulary):
         self.n_decodes = 0
         """How many there were: whether somebody else has used the cache meanwhile."""
         self._hook = EvalHook(workers.tick if workers else None)
-        self._embedding: bytes | None = None
+        self._places: list[Place] | None = None
+        self._side_channels: tuple[int, ...] = ()
+        self.verdict = Verdict()
+        """What can be done with it, once that was found out."""
         self._graph: Graph | None = None
         self._threads = checked(threads)
         super().__init__(path, placement, workers)
@@ -83,7 +88,7 @@ class Model(Vocabulary):
         if way != self._attention:
             self._attention = way
             self._free_context()
-            self._graph = None
+            self._graph = self._places = None
 
     @property
     def _ways(self) -> list[str]:
@@ -157,8 +162,7 @@ class Model(Vocabulary):
         off = edit.attention_off_from
 
         def visitor(contributions: Mapping[int, int]) -> ForwardPass:
-            name = self._embedding_name()
-            return ForwardPass(name, self.n_layer, self.n_embd, rows, edit, contributions)
+            return ForwardPass(self._state_places(), self.n_embd, rows, edit, contributions)
 
         if off is not None:
             return self._decode_in_graph(
@@ -217,9 +221,8 @@ class Model(Vocabulary):
     def learn_graph(self, rows: Batch) -> None:
         """Learn the graph by decoding some rows as they are."""
         recorder = Recorder()
-        embedding = self._embedding_name()
         self._decode(rows, recorder)
-        self._graph = Graph(recorder.addresses, embedding, self.n_layer)
+        self._graph = Graph(recorder.addresses, self.n_layer, self.n_embd)
 
     def clear(self, *, wipe: bool = False) -> None:
         """Forget every sequence. Unless it is wiped, the cache keeps its data in the same cells."""
@@ -247,6 +250,11 @@ class Model(Vocabulary):
 
     def check_length(self, n_tokens: int) -> None:
         """Raise LocalprobeError when a sequence of so many tokens does not fit the context."""
+        if self.verdict.longest and n_tokens > self.verdict.longest:
+            raise ModelError(
+                f"the prompt and its answer need {n_tokens} tokens, which is too long for this "
+                f"model: {self.verdict.longest_since}"
+            )
         if n_tokens > self.ctx:
             raise LocalprobeError(
                 f"the prompt and its answer need {n_tokens} tokens, the context holds {self.ctx}; "
@@ -352,14 +360,23 @@ class Model(Vocabulary):
         """
         self._make_room(n_tokens, keep=False, n_sequences=n_sequences)
 
-    def _embedding_name(self) -> bytes:
-        if self._embedding is None:
-            tokens = [0, 0]
-            search = EmbeddingSearch(self.n_embd, len(tokens))
+    def _state_places(self) -> list[Place]:
+        """Where the states at layers 0 ... L-1 are."""
+        if self._places is None:
+            recorder = Recorder()
             self.clear()
-            self._decode(Batch(sequence_rows(tokens, 0)), search)
+            self._decode(Batch(sequence_rows([0, 0], 0)), recorder)
+            links = Links(recorder.addresses)
+            states = find_states(links, self.n_layer, self.n_embd)
             self.clear()
-            if search.name is None:
-                raise ModelError("no residual stream was found before the first block")
-            self._embedding = search.name
-        return self._embedding
+            self._side_channels = tuple(k for k in states.besides if k < self.n_layer)
+            self._places = [links.place(node) for node in states.nodes[: self.n_layer]]
+        return self._places
+
+    def side_channels(self) -> tuple[int, ...]:
+        """Layers at which later blocks look at more than the state, if only by how they are built.
+
+        Raises ModelError where there is no state.
+        """
+        self._state_places()
+        return self._side_channels

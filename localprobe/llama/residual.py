@@ -1,13 +1,12 @@
 """The residual stream in the graph of one decode: find its states, read and overwrite them.
 
-Indices are the paper's: the state at layer k is the input of block k. In llama.cpp's graphs
-that is the node `l_out-(k-1)`, and for layer 0 the last node before the first one of block 0.
-Rows follow the order of the batch; that is checked in every pass, not assumed.
+Indices are the paper's: the state at layer k is the input of block k. Which node that is, `states`
+finds out. Rows follow the order of the batch; that is checked in every pass, not assumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch
+from localprobe.llama.states import Place, tokens_of
 
 FloatArray = NDArray[np.float32]
 
@@ -33,7 +33,10 @@ class Edit(Protocol):
         """The first block whose attention contributes nothing; None where all contribute."""
 
     def apply(self, layer: int, states: FloatArray) -> FloatArray | None:
-        """The state at `layer`, (n_tokens, n_embd), replaced; None leaves it as it is."""
+        """The state at `layer`, (n_tokens, n_embd), replaced; None leaves it as it is.
+
+        In models with several streams a state is all of them, (n_tokens, n_streams * n_embd).
+        """
 
 
 class NoEdit:
@@ -58,43 +61,25 @@ class Keep:
         self.states[layer] = states
 
 
-class EmbeddingSearch:
-    """A visitor that finds the name of the state at layer 0, by its place in the graph."""
-
-    def __init__(self, n_embd: int, n_tokens: int) -> None:
-        self._shape = [n_embd, n_tokens, 1, 1]
-        self._block_0_seen = False
-        self.name: bytes | None = None
-
-    def wants(self, address: int) -> bool:
-        tensor = ggml.at(address)
-        self._block_0_seen = self._block_0_seen or tensor.name.endswith(b"-0")
-        if not self._block_0_seen and list(tensor.ne) == self._shape:
-            self.name = tensor.name
-        return False
-
-    def computed(self, address: int) -> None: ...
-
-
 class ForwardPass:
     """A visitor that carries out an edit in the graph of one decode.
 
-    contributions: where the attention is off, the nodes with what it contributes, by block.
+    places: where the states at each layer are. contributions: where the attention is off, the nodes
+    with what it contributes, by block.
     Call `finish` after the decode: it raises ModelError when something that the edit needs did
     not turn up in the graph.
     """
 
     def __init__(
         self,
-        embedding: bytes,
-        n_layer: int,
+        places: Sequence[Place],
         n_embd: int,
         rows: Batch,
         edit: Edit,
         contributions: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
-        self._layer_of = {b"l_out-%d" % block: block + 1 for block in range(n_layer - 1)}
-        self._layer_of[embedding] = 0
+        self._layer_of = {place: layer for layer, place in enumerate(places)}
+        self._seen = dict.fromkeys((name for name, _ in places), 0)
         self._shape = [n_embd, len(rows), 1, 1]
         self._rows = rows
         self._edit = edit
@@ -107,10 +92,14 @@ class ForwardPass:
         tensor = ggml.at(address)
         if tensor.op == ggml.OP_GET_ROWS:
             self._look_at_rows(tensor)
-        layer = self._layer_of.get(tensor.name)
-        if layer is not None:
-            self._layer = layer
-            return layer in self._missing_states
+        name = tensor.name
+        number = self._seen.get(name)
+        if number is not None:
+            self._seen[name] = number + 1
+            layer = self._layer_of.get((name, number))
+            if layer is not None:
+                self._layer = layer
+                return layer in self._missing_states
         return address in self._off
 
     def computed(self, address: int) -> None:
@@ -128,19 +117,20 @@ class ForwardPass:
             raise ModelError(f"block {min(self._off.values())} contributes no attention")
 
     def _look_at_rows(self, tensor: ggml.Tensor) -> None:
-        index = tensor.src[1]
-        if index and original_name(ggml.at(index).name) == b"inp_tokens":
+        index = tokens_of(tensor)
+        if index:
             if not np.array_equal(ggml.read(index), self._rows.tokens):
                 raise ModelError("llama.cpp split or reordered the batch; its rows are not ours")
             self._order_seen = True
 
     def _edit_state(self, layer: int, address: int) -> None:
-        if list(ggml.at(address).ne) != self._shape:
-            raise ModelError(
-                f"the state at layer {layer} has shape {list(ggml.at(address).ne)}, "
-                f"not {self._shape}"
-            )
-        edited = self._edit.apply(layer, ggml.read(address))
+        shape = list(ggml.at(address).ne)
+        is_streams = shape[0] == self._shape[0] and shape[2:] == [len(self._rows), 1]
+        if shape != self._shape and not is_streams:
+            raise ModelError(f"the state at layer {layer} has shape {shape}")
+        # Of models with several streams, those of a token lie one after another.
+        states = ggml.read(address).reshape(len(self._rows), -1)
+        edited = self._edit.apply(layer, states)
         if edited is not None:
             ggml.write(address, edited)
         self._missing_states.discard(layer)
@@ -148,9 +138,3 @@ class ForwardPass:
     def _drop_attention(self, address: int) -> None:
         ggml.zero(address)
         del self._off[address]
-
-
-def original_name(name: bytes) -> bytes:
-    # Between devices the scheduler works on copies named BACKEND#name#number.
-    parts = name.split(b"#")
-    return parts[1] if len(parts) == 3 else name

@@ -36,6 +36,14 @@ _MAPPED_AT_MOST = 1 << 29
 second copy in memory, instead of a read file it is the only one."""
 
 
+INDEXER = "choice of tokens"
+_LIMITS = {
+    "attention.indexer.top_k": INDEXER,
+    "attention.sliding_window": "sliding window",
+    "attention.chunk_size": "chunk of attention",
+}
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What a GGUF says of itself. sliding_window: in tokens, 0 where no block has one."""
@@ -165,9 +173,22 @@ class Weights:
             self._model
         ):
             return "it is not a decoder-only model"
-        if llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model):
-            return "it is recurrent: its past is not held in a KV cache"
         return None
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether a part of what it knows of the past is not held in a KV cache, token by token."""
+        is_hybrid = llama.llama_model_is_hybrid(self._model)
+        return bool(is_hybrid or llama.llama_model_is_recurrent(self._model))
+
+    def limits(self) -> dict[str, int]:
+        """Lengths in tokens which the file names, beyond which attention works otherwise."""
+        found = {}
+        for key, what in _LIMITS.items():
+            length = self._metadata(f"{self.info.architecture}.{key}")
+            if length.isdecimal() and int(length) > 0:
+                found[what] = int(length)
+        return found
 
     def _embeds(self) -> bool:
         architecture = self.info.architecture

@@ -6,6 +6,7 @@ with open_model("smollm2-135m") as probe:
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from localprobe.llama.memory import check_fits
 from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.rpc import Workers, endpoints
 from localprobe.llama.threads import Others
+from localprobe.llama.verdict import Verdict
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
 from localprobe.models.header import read_header
@@ -248,10 +250,24 @@ def _suited_attention(loaded: LoadedModel, tell: Callable[[str], object]) -> str
         return EXACT
 
 
+def why_whole_passes(model: Model) -> str:
+    """Why resuming needs no trying with this model; empty where it does."""
+    if model.is_recurrent:
+        return (
+            "it is recurrent: its memory of the past cannot go back to an earlier token, and skip "
+            "switches off all that mixes tokens, not attention alone"
+        )
+    if model.verdict.writing:
+        return model.verdict.writing
+    if not model.can_leave_out:
+        return "this build of llama-cpp-python marks what is to be computed in another way"
+    return ""
+
+
 def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | None, str]:
     """That of resuming, in logits; None, and why, where it was not proved exact on this model."""
-    if not loaded.model.can_leave_out:
-        return None, "this build of llama-cpp-python marks what is to be computed in another way"
+    if reason := why_whole_passes(loaded.model):
+        return None, reason
 
     def run() -> str:
         tell(f"measuring {loaded.name}, once ...")
@@ -372,8 +388,7 @@ def open_model(
             if warning := check_fits(left, what, "put more on devices (--gpu-layers)"):
                 warn(warning)
         with Model(path, threads=threads, placement=placement, workers=workers, ctx=ctx) as model:
-            reason = why_not(model, digest)
-            if reason:
+            if reason := judge(model, digest).refused:
                 raise ModelError(f"{path} cannot be probed: {reason}")
             # Workers may be on this machine, and are no others.
             if threads == 0 and not where.rpc and (advice := others.advice()):
@@ -382,7 +397,7 @@ def open_model(
             if attention == AUTO_ATTENTION:
                 attention = _suited_attention(loaded, tell)
             model.attention = attention
-            if attention == FLASH and (reason := why_not(model, digest)):
+            if attention == FLASH and (reason := judge(model, digest).refused):
                 raise ModelError(
                     f"{path} cannot be probed with flash attention: {reason}; "
                     f"take --attention {EXACT}"
@@ -390,18 +405,20 @@ def open_model(
             yield loaded
 
 
-def why_not(model: Model, digest: str) -> str:
-    """Why this model cannot be probed; empty when it can. Remembered per file and engine."""
+def judge(model: Model, digest: str) -> Verdict:
+    """What can be done with this model, which it is told, too. Remembered per file and engine."""
 
     def run() -> str:
         try:
             with _any_length(model):
-                check(model)
+                found = check(model)
         except ModelError as error:
-            return str(error)
-        return ""
+            found = Verdict(refused=str(error))
+        return json.dumps(asdict(found))
 
-    return remembered_of_file(digest, f"states, {model.checked_on}", run)
+    remembered = remembered_of_file(digest, f"can be done, {model.checked_on}", run)
+    model.verdict = Verdict(**json.loads(remembered))
+    return model.verdict
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def vet(path: Path, digest: str) -> None:
         _try_in_child(path)
         return "good"
 
-    remembered_of_file(digest, "vetted", run)
+    remembered_of_file(digest, "vetted, recurrent ones too", run)
 
 
 def _try_in_child(path: Path) -> None:

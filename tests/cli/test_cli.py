@@ -330,8 +330,17 @@ def test_models(run: Run, tiny_file: Callable[[str], Path]) -> None:
     assert {"name", "architecture", "size", "cached"} <= set(listed[0])
     info = document(run("models", "info", str(tiny_file("gemma3")), "--json", model=None))
     assert (info["architecture"], info["n_layer"], info["can_probe"]) == ("gemma3", 7, True)
+    assert info["interventions"] == dict.fromkeys(
+        ("random", "shuffle", "freeze", "skip", "inject", "swap")
+    )
     _, out, _ = run("models", "info", str(tiny_file("mamba")), model=None)
-    assert "no: it is recurrent" in out
+    assert "with random, shuffle, freeze, inject, swap; not with skip, since without" in " ".join(
+        out.split()
+    )
+    info = document(run("models", "info", str(tiny_file("mamba")), "--json", model=None))
+    assert "nothing is left" in info["interventions"].pop("skip")
+    assert set(info["interventions"].values()) == {None}
+    assert "recurrent" in info["whole_passes"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -579,9 +588,10 @@ def test_bad_model_files(run: Run, tmp_path: Path, tiny_file: Callable[[str], Pa
         (bad("short.gguf", good[:-1000]), "it is truncated"),
         (bad("header.gguf", good[:500]), "it is truncated"),
         (bad("magic.gguf", good[:6]), "it is truncated"),
-        (str(tiny_file("mamba")), "cannot be probed: it is recurrent"),
     ):
         assert_one_sentence(run("probe", TEXT, "-m", model, model=None), message)
+    result = run("probe", TEXT, "-p", "skip", "-m", str(tiny_file("mamba")), model=None)
+    assert_one_sentence(result, "skip cannot be made with mamba.gguf: without its attention")
 
 
 def test_a_folder_is_not_a_model(run: Run, tmp_path: Path) -> None:

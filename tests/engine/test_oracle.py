@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import ARCHITECTURES
+from conftest import ARCHITECTURES, HYBRIDS, PARALLEL
 from helpers import oracle, tiny
 
 from localprobe.engine import interventions
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, Inject, Intervention, Random, Shuffle, Skip
 
+ALL = (*ARCHITECTURES, *PARALLEL, *HYBRIDS)
 SEED, EXAMPLE = 11, 5
 NAMES = ("random", "shuffle", "freeze", "skip", "inject")
 # Longer than the gemmas' window, as long as a question, and the shortest that has a past token.
@@ -40,7 +41,7 @@ def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", ALL)
 def test_clean_logits_and_states(arch: str, tiny_engine: Callable[[str], FullEngine]) -> None:
     engine, model = tiny_engine(arch), tiny.build(arch)
     for prompt in PROMPTS:
@@ -52,7 +53,7 @@ def test_clean_logits_and_states(arch: str, tiny_engine: Callable[[str], FullEng
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", ALL)
 def test_every_intervention_at_every_layer(
     arch: str, name: str, tiny_engine: Callable[[str], FullEngine]
 ) -> None:
@@ -71,7 +72,7 @@ def test_every_intervention_at_every_layer(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", ALL)
 def test_generation_equals_recomputing_everything(
     arch: str, name: str, tiny_engine: Callable[[str], FullEngine]
 ) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from helpers.tiny import Tiny
+from helpers.tiny import CONVOLVED, LAYER_NORMS, ONE_NORM, Tiny
 
 Array = np.ndarray
 Change = Callable[[int, Array], Array]
@@ -139,7 +139,8 @@ def _float64(tiny: Tiny) -> dict[str, Array]:
 def _head(tiny: Tiny, weights: dict[str, Array], h: Array) -> Array:
     """Logits of states (..., n_embd)."""
     out = weights.get("output.weight", weights["token_embd.weight"])
-    return _cap(_norm(tiny, weights, "output_norm", h) @ out.T, tiny.logit_cap)
+    logits = _norm(tiny, weights, "output_norm", h) @ out.T + weights.get("output.bias", 0)
+    return _cap(logits * (tiny.logit_scale or 1), tiny.logit_cap)
 
 
 def _run(
@@ -166,16 +167,21 @@ def _run(
             for name, weight in weights.items()
             if name.startswith(f"blk.{k}.")
         }
-        attention, each = _attention(tiny, w, k, _norm(tiny, w, "attn_norm", h), hidden(k))
-        attended.append(each)
+        normed = _norm(tiny, w, "attn_norm", h)
+        if "ssm_in.weight" in w:
+            attention = _state_space(tiny, w, normed)
+        else:
+            attention, each = _attention(tiny, w, k, normed, hidden(k))
+            attended.append(each)
         if tiny.arch in ("gemma2", "gemma3"):
             attention = _norm(tiny, w, "post_attention_norm", attention)
         if off_from is not None and k >= off_from:
             attention = np.zeros_like(attention)
         # In parallel, the feed-forward looks at what the attention looked at.
-        seen_by_mlp = h if tiny.arch == "gptneox" else h + attention
+        seen_by_mlp = h if tiny.arch in ("gptneox", *ONE_NORM) else h + attention
         h = h + attention
-        mlp = _mlp(tiny, w, _norm(tiny, w, "ffn_norm", seen_by_mlp))
+        mlp_norm = "attn_norm" if tiny.arch in ONE_NORM else "ffn_norm"
+        mlp = _mlp(tiny, w, _norm(tiny, w, mlp_norm, seen_by_mlp))
         if tiny.arch in ("gemma2", "gemma3"):
             mlp = _norm(tiny, w, "post_ffw_norm", mlp)
         h = h + mlp
@@ -184,7 +190,7 @@ def _run(
 
 def _norm(tiny: Tiny, w: dict[str, Array], name: str, x: Array) -> Array:
     """RMS norm; a layer norm is that of what is left without the mean, and has a bias."""
-    if tiny.arch in ("gpt2", "gptneox"):
+    if tiny.arch in LAYER_NORMS:
         x = x - x.mean(-1, keepdims=True)
     scaled = x / np.sqrt((x * x).mean(-1, keepdims=True) + tiny.eps) * w[name + ".weight"]
     return scaled + w.get(name + ".bias", 0)
@@ -208,7 +214,7 @@ def _attention(
     def project(name: str) -> Array:
         return x @ w[f"attn_{name}.weight"].T + w.get(f"attn_{name}.bias", 0)
 
-    if tiny.arch in ("phi3", "gpt2", "gptneox"):
+    if "attn_qkv.weight" in w:
         queries, keys = tiny.n_head * tiny.head_dim, tiny.n_head_kv * tiny.head_dim
         projected = np.split(project("qkv"), [queries, queries + keys], axis=1)
     else:
@@ -218,7 +224,7 @@ def _attention(
     if tiny.arch in ("qwen3", "qwen3moe", "gemma3"):
         q = _norm(tiny, w, "attn_q_norm", q)
         key = _norm(tiny, w, "attn_k_norm", key)
-    if tiny.arch != "gpt2":
+    if tiny.arch not in ("gpt2", "jamba"):
         base = tiny.rope_base if is_global else 10000.0
         q, key = _rope(tiny, q, base), _rope(tiny, key, base)
     # Grouped queries: head i reads the keys of group i // (n_head / n_head_kv).
@@ -236,18 +242,44 @@ def _attention(
     return mixed @ w["attn_output.weight"].T + w.get("attn_output.bias", 0), weights
 
 
+def _state_space(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
+    """Mamba's: a convolution, then a memory of each channel that fades and takes in what comes.
+
+    Gu and Dao, 2023 (arXiv 2312.00752), algorithm 2; dt, B and C have norms in Jamba.
+    """
+    inner = 2 * tiny.n_embd
+    taken, gate = np.split(x @ w["ssm_in.weight"].T, 2, axis=1)
+    before = np.concatenate([np.zeros((CONVOLVED - 1, inner)), taken])
+    seen = np.stack([before[i : i + CONVOLVED] for i in range(len(x))])
+    taken = _silu(np.einsum("nci,ic->ni", seen, w["ssm_conv1d.weight"]) + w["ssm_conv1d.bias"])
+    parts = np.split(
+        taken @ w["ssm_x.weight"].T, [tiny.dt_rank, tiny.dt_rank + tiny.n_state], axis=1
+    )
+    dt, b, c = (
+        _norm(tiny, w, f"ssm_{name}_norm", part) if f"ssm_{name}_norm.weight" in w else part
+        for name, part in zip(("dt", "b", "c"), parts, strict=True)
+    )
+    dt = np.log1p(np.exp(dt @ w["ssm_dt.weight"].T + w["ssm_dt.bias"]))
+    memory, out = np.zeros((inner, tiny.n_state)), []
+    for step in range(len(x)):
+        fades = np.exp(dt[step][:, None] * w["ssm_a"])
+        memory = fades * memory + (dt[step] * taken[step])[:, None] * b[step]
+        out.append(memory @ c[step] + w["ssm_d"] * taken[step])
+    return (np.array(out) * _silu(gate)) @ w["ssm_out.weight"].T
+
+
 def _rope(tiny: Tiny, x: Array, base: float) -> Array:
-    """Rotary embedding: llama's weights pair neighbours (2i, 2i+1), the others (i, i + d/2)."""
+    """Rotary embedding: some pair neighbours (2i, 2i+1), the others (i, i + d/2)."""
     half = tiny.head_dim // 2
     angle = np.arange(len(x))[:, None] * base ** (-np.arange(half) / half)
     cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
-    if tiny.arch == "llama":
+    if tiny.arch in ("llama", "command-r"):
         a, b = x[..., 0::2], x[..., 1::2]
     else:
         a, b = x[..., :half], x[..., half:]
     rotated_a, rotated_b = a * cos - b * sin, a * sin + b * cos
     out = np.empty_like(x)
-    if tiny.arch == "llama":
+    if tiny.arch in ("llama", "command-r"):
         out[..., 0::2], out[..., 1::2] = rotated_a, rotated_b
     else:
         out[..., :half], out[..., half:] = rotated_a, rotated_b
@@ -258,7 +290,7 @@ def _mlp(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
     if tiny.n_expert:
         return _experts(tiny, w, x)
     up = x @ w["ffn_up.weight"].T + w.get("ffn_up.bias", 0)
-    if tiny.arch in ("gpt2", "gptneox"):
+    if tiny.arch in ("gpt2", "gptneox", "falcon", "phi2"):
         active = _gelu(up)
     elif tiny.arch == "phi3":
         gate, up = np.split(up, 2, axis=1)

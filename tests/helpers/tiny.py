@@ -14,6 +14,11 @@ import numpy as np
 
 N_VOCAB = 258
 EOS = 257
+CONVOLVED = 4
+"""Tokens that the convolution before a state space looks at."""
+LAYER_NORMS = ("gpt2", "gptneox", "falcon", "phi2", "command-r")
+ONE_NORM = ("falcon", "phi2", "command-r")
+"""Blocks in parallel in which one norm is before both attention and feed-forward."""
 
 
 @dataclass
@@ -39,6 +44,10 @@ class Tiny:
     n_expert_used: int = 0
     n_ctx: int = 512
     original_ctx: int = 0
+    logit_scale: float = 0.0
+    n_state: int = 0
+    """Numbers that the memory of a recurrent block has for each channel."""
+    dt_rank: int = 2
     weights: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -50,7 +59,7 @@ def build(arch: str, seed: int = 0, n_layer: int | None = None, like: Tiny | Non
 
 
 def shape(arch: str, n_layer: int | None = None) -> Tiny:
-    """What an architecture looks like. gptneox has parallel blocks."""
+    """What an architecture looks like. gptneox, falcon, phi2 and command-r have parallel blocks."""
     return {
         "llama": Tiny("llama", n_layer or 4),
         "qwen2": Tiny("qwen2", n_layer or 3, eps=1e-6),
@@ -75,7 +84,12 @@ def shape(arch: str, n_layer: int | None = None) -> Tiny:
         "phi3": Tiny("phi3", n_layer or 3),
         "gpt2": Tiny("gpt2", n_layer or 3, n_head_kv=4),
         "gptneox": Tiny("gptneox", n_layer or 2, n_head_kv=4),
-        "mamba": Tiny("mamba", n_layer or 2),
+        "falcon": Tiny("falcon", n_layer or 2),
+        "phi2": Tiny("phi2", n_layer or 2, n_head_kv=4),
+        "command-r": Tiny("command-r", n_layer or 2, logit_scale=0.5),
+        "mamba": Tiny("mamba", n_layer or 2, n_state=4),
+        # Every other block attends, the others have a state space.
+        "jamba": Tiny("jamba", n_layer or 4, n_state=4),
     }[arch]
 
 
@@ -97,16 +111,22 @@ class _Weights:
         if t.arch == "mamba":
             self.mamba()
             return
-        if t.arch not in ("gemma2", "gemma3"):
+        if t.arch not in ("gemma2", "gemma3", "command-r"):
             self.matrix("output.weight", N_VOCAB, t.n_embd, gain=2)
-        has_biases = t.arch in ("gpt2", "gptneox")
-        if has_biases:
+        has_biases = t.arch in ("gpt2", "gptneox", "phi2")
+        if has_biases or t.arch == "falcon":
             self.vector("output_norm.bias", t.n_embd)
+        if t.arch == "phi2":
+            self.vector("output.bias", N_VOCAB)
         if t.arch == "gpt2":
             self.matrix("position_embd.weight", t.n_ctx, t.n_embd, gain=np.sqrt(t.n_embd))
         for block in range(t.n_layer):
             if has_biases:
                 self.biased_block(f"blk.{block}.")
+            elif t.arch == "falcon":
+                self.falcon_block(f"blk.{block}.")
+            elif t.arch == "jamba":
+                self.jamba_block(f"blk.{block}.", attends=block % 2 == 1)
             else:
                 self.block(f"blk.{block}.")
 
@@ -127,7 +147,8 @@ class _Weights:
         if t.arch in ("gemma2", "gemma3"):
             self.vector(blk + "post_attention_norm.weight", t.n_embd, 1)
             self.vector(blk + "post_ffw_norm.weight", t.n_embd, 1)
-        self.vector(blk + "ffn_norm.weight", t.n_embd, 1)
+        if t.arch not in ONE_NORM:
+            self.vector(blk + "ffn_norm.weight", t.n_embd, 1)
         if t.n_expert:
             self.experts(blk)
             return
@@ -162,7 +183,7 @@ class _Weights:
 
     def biased_block(self, blk: str) -> None:
         t = self.tiny
-        for name in ("attn_norm", "ffn_norm"):
+        for name in ("attn_norm",) if t.arch in ONE_NORM else ("attn_norm", "ffn_norm"):
             self.vector(f"{blk}{name}.weight", t.n_embd, 1)
             self.vector(f"{blk}{name}.bias", t.n_embd)
         for name, rows, columns in (
@@ -174,21 +195,48 @@ class _Weights:
             self.matrix(f"{blk}{name}.weight", rows, columns)
             self.vector(f"{blk}{name}.bias", rows)
 
-    def mamba(self) -> None:
+    def falcon_block(self, blk: str) -> None:
         t = self.tiny
-        inner, state, rank = 2 * t.n_embd, 4, 2
-        for block in range(t.n_layer):
-            blk = f"blk.{block}."
-            self.vector(blk + "attn_norm.weight", t.n_embd, 1)
-            self.matrix(blk + "ssm_in.weight", 2 * inner, t.n_embd)
-            self.matrix(blk + "ssm_conv1d.weight", inner, 4)
-            self.vector(blk + "ssm_conv1d.bias", inner)
-            self.matrix(blk + "ssm_x.weight", rank + 2 * state, inner)
-            self.matrix(blk + "ssm_dt.weight", inner, rank)
-            self.vector(blk + "ssm_dt.bias", inner)
-            self.matrix(blk + "ssm_a", inner, state)
-            self.vector(blk + "ssm_d", inner)
-            self.matrix(blk + "ssm_out.weight", t.n_embd, inner)
+        heads = (t.n_head + 2 * t.n_head_kv) * t.head_dim
+        self.vector(blk + "attn_norm.weight", t.n_embd, 1)
+        self.vector(blk + "attn_norm.bias", t.n_embd)
+        self.matrix(blk + "attn_qkv.weight", heads, t.n_embd, gain=2)
+        self.matrix(blk + "attn_output.weight", t.n_embd, t.n_embd)
+        self.matrix(blk + "ffn_up.weight", t.n_ff, t.n_embd)
+        self.matrix(blk + "ffn_down.weight", t.n_embd, t.n_ff)
+
+    def jamba_block(self, blk: str, *, attends: bool) -> None:
+        if attends:
+            self.block(blk)
+            return
+        t = self.tiny
+        self.state_space(blk)
+        for name, size in (("dt", t.dt_rank), ("b", t.n_state), ("c", t.n_state)):
+            self.vector(f"{blk}ssm_{name}_norm.weight", size, 1)
+        self.vector(blk + "ffn_norm.weight", t.n_embd, 1)
+        self.matrix(blk + "ffn_gate.weight", t.n_ff, t.n_embd)
+        self.matrix(blk + "ffn_up.weight", t.n_ff, t.n_embd)
+        self.matrix(blk + "ffn_down.weight", t.n_embd, t.n_ff)
+
+    def mamba(self) -> None:
+        for block in range(self.tiny.n_layer):
+            self.state_space(f"blk.{block}.")
+
+    def state_space(self, blk: str) -> None:
+        t = self.tiny
+        inner, state, rank = 2 * t.n_embd, t.n_state, t.dt_rank
+        self.vector(blk + "attn_norm.weight", t.n_embd, 1)
+        self.matrix(blk + "ssm_in.weight", 2 * inner, t.n_embd)
+        self.matrix(blk + "ssm_conv1d.weight", inner, CONVOLVED)
+        self.vector(blk + "ssm_conv1d.bias", inner)
+        self.matrix(blk + "ssm_x.weight", rank + 2 * state, inner)
+        self.matrix(blk + "ssm_dt.weight", inner, rank)
+        self.vector(blk + "ssm_dt.bias", inner)
+        self.matrix(blk + "ssm_a", inner, state)
+        # Memories fade: they do not grow.
+        self.out[blk + "ssm_a"] = -np.abs(self.out[blk + "ssm_a"])
+        self.vector(blk + "ssm_d", inner)
+        self.matrix(blk + "ssm_out.weight", t.n_embd, inner)
 
 
 def write(
@@ -204,26 +252,32 @@ def write(
     w.add_embedding_length(tiny.n_embd)
     w.add_feed_forward_length(tiny.n_ff)
     w.add_file_type(gguf.LlamaFileType.ALL_F32)
-    if tiny.arch == "mamba":
-        w.add_ssm_conv_kernel(4)
+    if tiny.n_state:
+        w.add_ssm_conv_kernel(CONVOLVED)
         w.add_ssm_inner_size(2 * tiny.n_embd)
-        w.add_ssm_state_size(4)
-        w.add_ssm_time_step_rank(2)
+        w.add_ssm_state_size(tiny.n_state)
+        w.add_ssm_time_step_rank(tiny.dt_rank)
+    if tiny.arch == "mamba":
         w.add_head_count(0)
         w.add_layer_norm_rms_eps(tiny.eps)
     else:
         w.add_head_count(tiny.n_head)
-        w.add_head_count_kv(tiny.n_head_kv)
+        if tiny.arch == "jamba":
+            w.add_head_count_kv([tiny.n_head_kv * (block % 2) for block in range(tiny.n_layer)])
+        else:
+            w.add_head_count_kv(tiny.n_head_kv)
         w.add_key_length(tiny.head_dim)
         w.add_value_length(tiny.head_dim)
         w.add_rope_freq_base(tiny.rope_base)
         w.add_rope_dimension_count(tiny.head_dim)
-        if tiny.arch in ("gpt2", "gptneox"):
+        if tiny.arch in LAYER_NORMS:
             w.add_layer_norm_eps(tiny.eps)
         else:
             w.add_layer_norm_rms_eps(tiny.eps)
         if tiny.arch == "gptneox":
             w.add_parallel_residual(True)
+        if tiny.logit_scale:
+            w.add_logit_scale(tiny.logit_scale)
         if tiny.original_ctx:
             w.add_rope_scaling_orig_ctx_len(tiny.original_ctx)
         if tiny.sliding_window:

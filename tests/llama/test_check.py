@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ARCHITECTURES
+from conftest import ARCHITECTURES, PARALLEL
 from helpers import tiny
 
 import localprobe
@@ -19,20 +19,26 @@ from localprobe.llama.check import check
 from localprobe.llama.graph import Graph
 from localprobe.llama.model import Model
 from localprobe.llama.residual import ForwardPass
-from localprobe.models.opening import open_model, why_not
+from localprobe.llama.verdict import Verdict
+from localprobe.models.opening import choose_engine, judge, open_model
 
 Files = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL))
 def test_architectures_that_the_oracle_covers_pass(arch: str, tiny_file: Files) -> None:
     with Model(tiny_file(arch), threads=1) as model:
-        check(model)
+        assert check(model) == Verdict()
 
 
-def test_others_are_refused_with_the_reason(tiny_file: Files) -> None:
-    with Model(tiny_file("mamba")) as model, pytest.raises(ModelError, match="recurrent"):
-        check(model)
+def test_what_cannot_be_done_is_refused_with_the_reason(tiny_file: Files) -> None:
+    with Model(tiny_file("mamba"), threads=1) as model:
+        # Its blocks are nothing but what mixes tokens.
+        assert check(model) == Verdict(
+            attention="without its attention nothing is left of its blocks"
+        )
+    with Model(tiny_file("jamba"), threads=1) as model:
+        assert check(model) == Verdict()
 
 
 @pytest.mark.parametrize(
@@ -42,23 +48,22 @@ def test_others_are_refused_with_the_reason(tiny_file: Files) -> None:
 def test_layer_0_is_found_by_its_place(arch: str, node: bytes, tiny_file: Files) -> None:
     with Model(tiny_file(arch)) as model:
         check(model)
-        assert model._embedding == node
+        assert model._state_places()[0] == (node, 0)
 
 
 def test_a_wrong_node_for_layer_0_is_found_out(tiny_file: Files) -> None:
     with Model(tiny_file("llama")) as model:
         model.reserve(8)
-        model._embedding = b"attn_norm-0"  # the residual stream goes past it
-        with pytest.raises(ModelError, match="layer 0 is not all"):
-            check(model)
+        model._state_places()[0] = (b"attn_norm-0", 0)  # the residual stream goes past it
+        assert "layer 0 is not all" in check(model).writing
 
 
 def test_a_write_that_does_not_arrive_is_found_out(
     tiny_file: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ggml, "write", lambda *_: None)
-    with Model(tiny_file("llama")) as model, pytest.raises(ModelError, match="layer 0 is not all"):
-        check(model)
+    with Model(tiny_file("llama")) as model:
+        assert "layer 0 is not all" in check(model).writing
 
 
 def test_a_read_that_is_wrong_is_found_out(
@@ -82,11 +87,10 @@ def test_attention_that_stays_on_is_found_out(
         del self._off[address]
 
     monkeypatch.setattr(ForwardPass, "_drop_attention", leave_on)
-    with (
-        Model(tiny_file("llama")) as model,
-        pytest.raises(ModelError, match="attention cannot be switched off"),
-    ):
-        check(model)
+    with Model(tiny_file("llama")) as model:
+        found = check(model)
+    assert "attention cannot be switched off" in found.attention
+    assert not found.writing
 
 
 @pytest.mark.parametrize(("arch", "block"), [("llama", 0), ("llama", 2), ("gemma3", 5)])
@@ -106,18 +110,17 @@ def test_attention_that_takes_the_residual_stream_with_it_is_found_out(
         )
 
     monkeypatch.setattr(Graph, "__init__", with_the_sum)
-    with (
-        Model(tiny_file(arch)) as model,
-        pytest.raises(ModelError, match="nothing is left of its last token"),
-    ):
-        check(model)
+    with Model(tiny_file(arch)) as model:
+        assert "nothing is left of its last token" in check(model).attention
 
 
 def test_the_check_runs_once_per_file(
     tiny_file: Files, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr("localprobe.models.opening.check", lambda model: calls.append(model))
+    monkeypatch.setattr(
+        "localprobe.models.opening.check", lambda model: calls.append(model) or Verdict()
+    )
     for _ in range(2):
         with open_model(str(tiny_file("llama"))):
             pass
@@ -127,15 +130,77 @@ def test_the_check_runs_once_per_file(
     assert len(calls) == 2
 
 
-def test_a_refusal_is_remembered_too(tiny_file: Files, own_cache: Path) -> None:
-    with Model(tiny_file("mamba")) as model:
-        assert "recurrent" in why_not(model, "digest")
-        assert "recurrent" in why_not(model, "digest")
-    with (
-        pytest.raises(ModelError, match="cannot be probed: it is recurrent"),
-        open_model(str(tiny_file("mamba"))),
-    ):
-        pass
+def test_a_refusal_is_remembered_too(
+    tiny_file: Files, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def refuse(model: Model) -> Verdict:
+        calls.append(model)
+        raise ModelError("it is no good")
+
+    monkeypatch.setattr("localprobe.models.opening.check", refuse)
+    for _ in range(2):
+        with (
+            pytest.raises(ModelError, match="cannot be probed: it is no good"),
+            open_model(str(tiny_file("llama")), threads=1),
+        ):
+            pass
+    assert len(calls) == 1
+
+
+def test_one_intervention_is_refused_and_the_others_work(tiny_file: Files, own_cache: Path) -> None:
+    warned: list[str] = []
+    with localprobe.Model(tiny_file("mamba"), threads=1, warn=warned.append) as model:
+        found = localprobe.probe(model, "a b", max_tokens=1)
+        assert found.patches == ("random", "shuffle", "freeze")
+        assert any("without skip: without its attention" in each for each in warned)
+        assert any("it is recurrent" in each for each in warned)
+        with pytest.raises(
+            ModelError, match=r"skip cannot be made with mamba.gguf: .*\(these can: "
+        ):
+            localprobe.probe(model, "a b", ["random", "skip"])
+        with pytest.raises(ModelError, match="skip cannot be made"):
+            localprobe.sweep(model, "capitals", ["skip"], n=2, progress=False)
+
+
+def test_what_is_recurrent_is_computed_by_whole_passes(tiny_file: Files, own_cache: Path) -> None:
+    for arch in ("mamba", "jamba"):
+        with open_model(str(tiny_file(arch)), threads=1) as loaded:
+            engine, reason = choose_engine(loaded)
+            assert (engine.name, loaded.model.is_recurrent) == ("full", True)
+            assert "skip switches off all that mixes tokens" in reason
+
+
+def test_a_sequence_too_long_for_what_was_found_is_refused(tiny_file: Files) -> None:
+    with Model(tiny_file("llama"), threads=1) as model:
+        model.verdict = Verdict(longest=3, longest_since="beyond 3 tokens it is another")
+        model.check_length(3)
+        with pytest.raises(ModelError, match=r"need 4 tokens, .*: beyond 3 tokens it is another"):
+            model.check_length(4)
+
+
+def test_logits_of_another_token_than_the_last_are_found_out(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of CogVLM, whose graph makes logits of all rows, of which the first is taken."""
+    evaluate = Model.evaluate
+
+    def of_the_first(self: Model, tokens: list[int], start: int, edit: object) -> np.ndarray:
+        whole = evaluate(self, tokens, start, edit)  # type: ignore[arg-type]
+        return whole if start else evaluate(self, tokens[:1], 0, edit)  # type: ignore[arg-type]
+
+    with Model(tiny_file("llama"), threads=1) as model:
+        monkeypatch.setattr(Model, "evaluate", of_the_first)
+        with pytest.raises(ModelError, match="logits of its last token"):
+            check(model)
+
+
+def test_what_was_judged_is_read_back(tiny_file: Files, own_cache: Path) -> None:
+    for _ in range(2):
+        with Model(tiny_file("mamba"), threads=1) as model:
+            assert judge(model, "digest").attention
+            assert model.verdict == judge(model, "digest")
 
 
 @pytest.mark.parametrize(("trained", "asked"), [(512, 4), (8, 0)])

@@ -1,0 +1,21 @@
+"""What was found out about a model: what can be done with it, and why the rest cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Reasons are empty where there are none against it.
+
+    refused: why nothing can be done. writing: why states cannot be overwritten. attention: why
+    attention cannot be switched off. longest: the longest sequence in tokens for which that holds,
+    0 for any; longest_since: why.
+    """
+
+    refused: str = ""
+    writing: str = ""
+    attention: str = ""
+    longest: int = 0
+    longest_since: str = ""

@@ -22,7 +22,7 @@ from localprobe.engine.answers import softmax
 from localprobe.engine.full import Answer, FullEngine
 from localprobe.engine.interventions import Intervention, only_at
 from localprobe.engine.layers import Layers, layers_text, parse_layers
-from localprobe.engine.lens import by_head, by_whole_passes
+from localprobe.engine.lens import by_head, by_whole_passes, check_head
 from localprobe.engine.resume import BATCH_SIZE
 from localprobe.engine.tokens import Resumed, WholePasses
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
@@ -556,10 +556,13 @@ def lens(
     opened = WholePasses(model.loaded.model, tokens)
     answer = int(mapping.finite(opened.clean).argmax())
     followed = answer if token is None else mapping.first_token(encode.model, token, answer)
+    by = by_head if engine.name == RESUME else by_whole_passes
+    states = opened.states()
+    check_head(model.loaded.model, by)
     return lenses.look(
         model.loaded.model,
-        by_head if engine.name == RESUME else by_whole_passes,
-        opened.states(),
+        by,
+        states,
         prompt=prompt,
         tokens=tokens,
         layers=chosen,

@@ -6,8 +6,8 @@ Two short sequences A and B go through the model:
 2. writing back what was read changes no logit;
 3. B's states written at layer k, for every k, turn A's logits into B's: what we call the state
    is all that the rest of the model sees;
-4. without attention the answer depends on the last token alone, and the rest of each block still
-   acts: what we switch off is the attention, all of it, and nothing else.
+4. without attention the answer depends on the last token, and on it alone, and the rest of each
+   block still acts: what we switch off is the attention, all of it, and nothing else.
 
 A model that fails is refused: it would give wrong numbers.
 """
@@ -71,15 +71,23 @@ def check(model: Model) -> None:
                 f"the state at layer {layer} is not all that later blocks see, "
                 "so overwriting it would not mean what it should"
             )
-    _check_attention(model, a, b[:2] + a[2:], differ)
+    _check_attention(model, a, b[:2] + a[2:], a[:2] + b[2:], differ)
 
 
 def _check_attention(
-    model: Model, a: list[int], other_past: list[int], differ: Callable[..., bool]
+    model: Model,
+    a: list[int],
+    other_past: list[int],
+    other_last: list[int],
+    differ: Callable[..., bool],
 ) -> None:
     off = Keep(range(model.n_layer), attention_off_from=0)
-    if differ(model.evaluate(other_past, 0, off), model.evaluate(a, 0, off)):
+    other = model.evaluate(other_last, 0, off)
+    alone = model.evaluate(a, 0, off)
+    if differ(model.evaluate(other_past, 0, off), alone):
         raise ModelError("its attention cannot be switched off apart from the rest of a block")
+    if not differ(other, alone):
+        raise ModelError("with its attention switched off nothing is left of its last token")
     last = model.n_layer - 1
     if last and all(np.array_equal(off.states[k], off.states[k + 1]) for k in range(last)):
         raise ModelError("without its attention nothing is left of its blocks")

@@ -38,10 +38,28 @@ _SWEEP_KINDS: dict[str, type[Any]] = {
     "data": str,
     "digits": int,
     "chat": bool,
+    "patience": int,
+    "check": float,
+    "keep": float,
+    "until_width": int,
 }
 _TOP_KINDS: dict[str, type[Any]] = {"description": str, "model": str, "tasks": dict, **_SWEEP_KINDS}
-_KIND_NAMES = {str: "a text", int: "a whole number", list: "a list", bool: "true or false"}
-_AT_LEAST = {"n": 1, "seed": 0, "max_tokens": 1, "max_prompt_tokens": 1, "digits": 1}
+_KIND_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number such as 0.5",
+    list: "a list",
+    bool: "true or false",
+}
+_AT_LEAST = {
+    "n": 1,
+    "seed": 0,
+    "max_tokens": 1,
+    "max_prompt_tokens": 1,
+    "digits": 1,
+    "patience": 1,
+    "until_width": 0,
+}
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from localprobe.api import Model, load_run, probe, swap, sweep
+    from localprobe.api import Model, load_run, probe, swap, sweep, transition
     from localprobe.errors import LocalprobeError
 
 __version__ = version("localprobe")
-__all__ = ["LocalprobeError", "Model", "load_run", "probe", "swap", "sweep"]
+__all__ = ["LocalprobeError", "Model", "load_run", "probe", "swap", "sweep", "transition"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from localprobe.experiments.sweep import Sweep
 from localprobe.report.score_table import head, report, score_table, thinned
 from localprobe.report.terminal import duration, is_live, say, stdout_console
+from localprobe.report.transition import shown_layers
 from localprobe.runs.rows import Row
 from localprobe.runs.tally import Tally
 
@@ -76,7 +77,7 @@ class SweepView:
         if wrapped:
             rows = max(1, rows - wrapped)
             table = score_table(self._console, tally, rows)
-        shown, step = thinned(tally.layers, rows)
+        shown, step = thinned(shown_layers(tally), rows)
         return Group(heading, "", table, "", *below(len(shown), step))
 
     def _final(self, so_far: str | None) -> RenderableType:

@@ -275,6 +275,19 @@ class Tally:
         among = column.layers if layers is None else sorted(set(layers) & set(column.layers))
         return _from_the_last(among, lambda layer: self._is_kept(patch, column.metric, layer))
 
+    def transition_if_back(self, patch: str, share: float) -> int | None:
+        """Of a descent: `transition` if, of answers that count as lost, this share were right."""
+        column = next(column for column in self.columns if column.patch == patch)
+
+        def kept(layer: int) -> bool:
+            score = self.score(patch, column.metric, layer)
+            if score is None or not score.n:
+                return False
+            possible = score.score + share * score.assumed / score.n
+            return possible >= self.kept * self.baseline.score - _ROUNDED
+
+        return _from_the_last(column.layers, kept)
+
     def limits(self, patch: str) -> Limits | None:
         """The 95 % interval of `transition` over examples, see `transitions.limits`.
 

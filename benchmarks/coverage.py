@@ -5,20 +5,21 @@ python benchmarks/coverage.py            # 2,000 runs of each kind, about two mi
 An example is lost below its own layer, which is drawn around a centre; where answers flicker, it
 is another one at each layer by chance. The truth is that of very many examples. A layer is coarse:
 where the share falls steeply from one to the next, intervals hold the truth more often than 95 %,
-since there is nothing between "too low" and "right". So most kinds here fall gently, as wide as a
-fine grid of layers would show it; `steep` is what small models do.
+since there is nothing between "too low" and "right". So most kinds here fall gently, over layers
+as fine as it takes to see what the method does; `steep` is what small models do.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from localprobe.runs.descent import Descent, walked
+from localprobe.runs.descent import PATIENCE
 from localprobe.runs.transitions import limits, moved
 
 KEPT = 0.9
@@ -53,7 +54,13 @@ KINDS = (
     Kind("steep, 60 examples", 60, 30, 2.0),
     Kind("steep, flickering, 60", 60, 30, 2.0, 0.1),
 )
-MANY = 40_000
+UNTIL = (
+    (Kind("gentle", 0, 30, 6.0), 5),
+    (Kind("gentle", 0, 30, 6.0), 3),
+    (Kind("steep", 0, 30, 2.0), 2),
+    (Kind("steep", 0, 30, 2.0), 1),
+)
+MANY, NORMAL_90 = 40_000, 1.2815515655446004
 
 
 def descended(holds: NDArray[np.bool_], patience: int) -> NDArray[np.bool_]:
@@ -74,13 +81,22 @@ def layer_of(shares: NDArray[np.float64]) -> int | None:
     return first if first < len(shares) else None
 
 
-def transitions(kind: Kind, runs: int, *, patience: int | None, seed: int = 0) -> Iterator[bool]:
-    """Whether each run's interval holds the truth. patience: None for a whole sweep."""
+def transitions(
+    kind: Kind, runs: int, *, patience: int | None, of_sweep: bool = False, seed: int = 0
+) -> Iterator[bool]:
+    """Whether each run's interval holds the truth. patience: None for a whole sweep.
+
+    of_sweep: hold a descent to what whole sweeps of very many examples would say, and not to what
+    descents would, by whose rule an answer that was lost does not come back.
+    """
     random = np.random.default_rng(seed)
     truths = 20
     for part in range(truths):
         centre = kind.n_layer / 2 + random.uniform(-3, 3)
-        truth = layer_of(kind.draw(centre, MANY, random).mean(axis=0))
+        many = kind.draw(centre, MANY, random)
+        if patience is not None and not of_sweep:
+            many = descended(many, patience)
+        truth = layer_of(many.mean(axis=0))
         for _ in range(part * runs // truths, (part + 1) * runs // truths):
             holds = kind.draw(centre, kind.n, random)
             if patience is not None:
@@ -98,7 +114,6 @@ def transitions(kind: Kind, runs: int, *, patience: int | None, seed: int = 0) -
 def shifts(kind: Kind, runs: int, *, seed: int = 0) -> Iterator[bool]:
     """Whether the interval of a shift holds the mean shift of very many examples."""
     random = np.random.default_rng(seed)
-    descent = Descent()
     truth = 0.7
     for _ in range(runs):
         own = random.normal(kind.n_layer / 2, kind.spread, kind.n)
@@ -106,20 +121,44 @@ def shifts(kind: Kind, runs: int, *, seed: int = 0) -> Iterator[bool]:
         later = own + shift
         found = moved(np.floor(own), np.floor(later))
         yield found.low <= truth <= found.high
-    assert walked([0], {0: True}, descent).layer == 0
+
+
+def until_width(kind: Kind, runs: int, *, width: int, most: int, seed: int = 0) -> Iterator[bool]:
+    """Whether an interval that examples were added for, until so narrow, holds the truth."""
+    random = np.random.default_rng(seed)
+    layers = range(kind.n_layer)
+    for _ in range(runs):
+        centre = kind.n_layer / 2 + random.uniform(-2, 2)
+        # Normal, so that the truth is known without drawing it.
+        truth = math.ceil(centre + kind.spread * NORMAL_90)
+        right = kind.draw(centre, most, random).cumsum(axis=0)
+        for n, counts in enumerate(right, 1):
+            found = limits(layers, [int(k) for k in counts], [n] * kind.n_layer, KEPT)
+            if (wide := found.width()) is not None and wide <= width:
+                break
+        above = found.low is None or truth < found.low
+        yield not (above or (found.high is not None and truth > found.high))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=2000, help="runs of each kind")
     runs = parser.parse_args().n
+    print("of the transition's intervals, these hold the truth: of whole sweeps; of descents, by")
+    print("their own rule; of descents, though the truth is that of whole sweeps")
     for kind in KINDS:
-        whole, down = (
-            np.mean(list(transitions(kind, runs, patience=patience))) for patience in (None, 2)
-        )
-        print(f"transition, {kind.name:26} sweep {whole:6.1%}   transition {down:6.1%}")
+        found = [
+            np.mean(list(transitions(kind, runs, patience=patience, of_sweep=of_sweep)))
+            for patience, of_sweep in ((None, False), (PATIENCE, False), (PATIENCE, True))
+        ]
+        print(f"  {kind.name:26}", *(f"{share:8.1%}" for share in found))
+    print("of those that examples were added for until they were narrow (--until-width)")
+    for kind, width in UNTIL:
+        held = np.mean(list(until_width(kind, runs, width=width, most=250)))
+        print(f"  {kind.name:19} {width} wide {held:8.1%}")
+    print("of the intervals of shifts")
     for kind in KINDS[:3]:
-        print(f"shift,      {kind.name:26} {np.mean(list(shifts(kind, runs))):6.1%}")
+        print(f"  {kind.name:26} {np.mean(list(shifts(kind, runs))):8.1%}")
 
 
 if __name__ == "__main__":

@@ -307,7 +307,7 @@ def sweep(
     commands.sweep(experiment, choice, batch=batch, out=out, json=json)
 
 
-@_command("localprobe transition --task capitals --patch freeze,skip -n 30")
+@_command("localprobe transition --task capitals --patch freeze,skip -n 5")
 @choosing_a_model()
 def transition(
     patch: TransitionPatches = [],  # noqa: B006
@@ -326,7 +326,7 @@ def transition(
             help="An answer lost at N layers in a row, going down, counts as lost below.",
             min=1,
         ),
-    ] = 2,
+    ] = 3,
     check: Annotated[
         float,
         typer.Option(

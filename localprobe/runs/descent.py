@@ -15,7 +15,7 @@ import numpy as np
 
 from localprobe.runs.rows import CLEAN, Row
 
-PATIENCE = 2
+PATIENCE = 3
 Cell = tuple[str, int]
 
 

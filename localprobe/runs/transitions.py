@@ -70,7 +70,7 @@ def needed(kept: float, level: float = LEVEL) -> int:
     return n
 
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 16)
 def _at_most(k: int, n: int, share: float) -> float:
     """P(X < k) + P(X = k) / 2 of a binomial X of n."""
     terms = [math.comb(n, i) * share**i * (1 - share) ** (n - i) for i in range(k + 1)]

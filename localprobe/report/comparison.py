@@ -173,23 +173,22 @@ class Comparison:
         that both runs have, at the layers that both have; one that no layer holds counts as if it
         held from the end on. None where answers are not right or lost, or no example is shared.
         """
-        if self.patch == SWAP or any(
-            run.tally.limits(self.patch) is None for run in self._pair(number)
-        ):
+        pair = (self.runs[0], self.runs[number])
+        if self.patch == SWAP or any(run.tally.limits(self.patch) is None for run in pair):
             return None
         unlike = self.n_layers[0] != self.n_layers[number]
         common = set(self.swept[0]) & set(self.swept[number])
         patience = min(
             PATIENCE if run.manifest.descent is None else run.manifest.descent.patience
-            for run in self._pair(number)
+            for run in pair
         )
         found, asked = list[dict[int, float]](), list[dict[int, tuple[str, ...]]]()
-        for run, layers in zip(self._pair(number), self._swept_by(number), strict=True):
+        for run, swept in zip(pair, (self.swept[0], self.swept[number]), strict=True):
             n_layer = run.manifest.n_layer
             own = own_transitions(
                 run.rows,
                 self.patch,
-                layers if unlike else sorted(common),
+                swept if unlike else sorted(common),
                 self.metric,
                 Descent(patience),
             )
@@ -210,12 +209,6 @@ class Comparison:
         if not shared or not (unlike or common):
             return None
         return moved(*([own[example] for example in shared] for own in found))
-
-    def _pair(self, number: int) -> tuple[Run, Run]:
-        return self.runs[0], self.runs[number]
-
-    def _swept_by(self, number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self.swept[0], self.swept[number]
 
     @property
     def differences(self) -> list[list[str]]:
@@ -433,15 +426,14 @@ def _moved(comparison: Comparison) -> list[str]:
             continue
         unlike = comparison.n_layers[0] != comparison.n_layers[number]
         unit, mark = (" points of depth", ".1f") if unlike else (" layers", ".2f")
-        low, by, high = (
-            format(value + 0.0, f"+{mark}") for value in (each.low, each.by, each.high)
-        )
+        low, by, high = (f"{value + 0.0:+{mark}}" for value in (each.low, each.by, each.high))
         p = "p < 0.001" if each.p < 0.001 else f"p = {each.p:.3f}"
         verdict = "" if each.is_evidence else ": no evidence that it moves"
         of = "1 example" if each.n == 1 else f"{each.n} examples"
         found.append(
-            f"[{number + 1}] each example's own layer, on average {by}{unit} against [1] (95 % {low} "
-            f"to {high}; {of} of both, {each.n_moved / each.n:.0%} moved; {p}){verdict}"
+            f"[{number + 1}] each example's own layer, on average {by}{unit} against [1] "
+            f"(95 % {low} to {high}; {of} of both, {each.n_moved / each.n:.0%} moved; {p})"
+            f"{verdict}"
         )
     return found
 

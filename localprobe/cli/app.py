@@ -264,7 +264,9 @@ def sweep(
     ] = False,
     metric: Annotated[
         Optional[str],
-        typer.Option(help="The score that counts, where a task has several: f1, rougeL."),
+        typer.Option(
+            help="The score that counts: f1, rougeL; first_token (capitals, jsonl): no generation."
+        ),
     ] = None,
     max_tokens: Annotated[
         Optional[int],
@@ -361,7 +363,7 @@ def transition(
     ] = None,
     metric: Annotated[
         Optional[str],
-        typer.Option(help="The score that counts, of those that are right or wrong."),
+        typer.Option(help="The score that counts, right or wrong; first_token: no generation."),
     ] = None,
     max_tokens: Annotated[
         Optional[int],

@@ -17,7 +17,8 @@ from localprobe.runs.descent import Descent
 from localprobe.runs.shard import WHOLE, Shard
 from localprobe.runs.tally import KEPT
 from localprobe.tasks import task_by_name
-from localprobe.tasks.base import Task, TaskOptions
+from localprobe.tasks.base import FIRST_TOKEN, Task, TaskOptions
+from localprobe.tasks.first_token import FirstToken
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Experiment:
 
     def build_task(self) -> Task:
         options = TaskOptions(self.template, self.data, self.digits, self.seed)
-        return task_by_name(self.task, options)
+        task = task_by_name(self.task, options)
+        return FirstToken(task) if self.metric == FIRST_TOKEN else task
 
     def sweep(self, engine: FullEngine) -> Sweep:
         """The sweep on a model."""

@@ -27,7 +27,7 @@ from localprobe.runs.rows import CLEAN, Row
 from localprobe.runs.shard import WHOLE, Shard
 from localprobe.runs.tally import KEPT, MODIFIED, ORIGINAL, SWAP, Column, Tally
 from localprobe.runs.tally import patches as sweepable
-from localprobe.tasks.base import RIGHT_OR_WRONG, Example, Task, chance, cut
+from localprobe.tasks.base import FIRST_TOKEN, RIGHT_OR_WRONG, Example, Task, chance, cut
 
 
 class Sweep:
@@ -96,7 +96,8 @@ class Sweep:
         self.tally = Tally(
             columns,
             self.metric,
-            chance(task),
+            # What guessing gives would need the first tokens of all answers.
+            {} if self.metric == FIRST_TOKEN else chance(task),
             knows_near_ties=engine.noise is not None,
             descent=descent,
             kept=keep,

@@ -12,7 +12,8 @@ from typing import Protocol
 from localprobe.errors import LocalprobeError
 
 EXACT_MATCH, PREFIX_MATCH = "exact_match", "prefix_match"
-RIGHT_OR_WRONG = (EXACT_MATCH, PREFIX_MATCH)
+FIRST_TOKEN = "first_token"
+RIGHT_OR_WRONG = (EXACT_MATCH, PREFIX_MATCH, FIRST_TOKEN)
 """The scores that are 0 or 1."""
 
 

@@ -31,6 +31,7 @@ class Jsonl:
     metrics = (EXACT_MATCH, PREFIX_MATCH)
     max_tokens = 16
     has_right_answers = True
+    has_first_tokens = True
     max_prompt_tokens = None
     takes = ("data",)
 

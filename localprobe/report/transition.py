@@ -66,7 +66,72 @@ def transition_report(tally: Tally, n_layer: int) -> RenderableType:
             f"{_or_never(low)}–{_or_never(high)}",
         )
         lines += [_distribution(patch, own), *_below(patch, own, tally)]
-    return Group(table, *(Text(line) for line in lines), Text(_meaning(tally), style="dim"))
+    said = [Text(each) for each in sentences(tally, n_layer)]
+    space = [Text()] if said else []
+    return Group(
+        table,
+        *(Text(line) for line in lines),
+        *space,
+        *said,
+        "",
+        Text(_meaning(tally), style="dim"),
+    )
+
+
+_MEANING = {
+    "freeze": "past tokens need not change any more",
+    "skip": "blocks need not attend any more",
+    "random": "noise may stand for past tokens",
+    "shuffle": "past tokens may be shuffled",
+}
+_FEWEST = 10
+
+
+def sentences(tally: Tally, n_layer: int) -> list[str]:
+    """What several interventions say in plain words, each sentence with its figures.
+
+    None of too few examples. What intervals do not tell apart is not said to differ.
+    """
+    n = tally.baseline.n
+    found = {patch: tally.transition(patch) for patch in tally.patches}
+    there = {patch: layer for patch, layer in found.items() if layer is not None}
+    if n < _FEWEST or len(tally.patches) < 2 or not there:
+        return []
+    first = min(there, key=lambda patch: there[patch])
+    others = [patch for patch in tally.patches if patch != first]
+    last = max(others, key=lambda patch: n_layer if found[patch] is None else there[patch])
+    layer = there[first]
+    what = _MEANING.get(first, f"{first} does no harm any more")
+    said = [
+        f"From layer {layer} of {n_layer} on ({layer / n_layer:.0%} of depth), {what} for "
+        f"{tally.kept:.0%} of the answers ({n} examples; 95 % {between(tally.limits(first))})."
+    ]
+    one, other = tally.limits(first), tally.limits(last)
+    ends = f"95 % {between(one)} and {between(other)}"
+    where = "at no layer" if found[last] is None else f"from layer {found[last]} on"
+    if is_before(one, other):
+        said.append(f"{last.capitalize()} is survived later than {first}: {where} ({ends}).")
+    else:
+        said.append(
+            f"That {last} ({where}) is survived later than {first} is not shown: their intervals "
+            f"share layers ({ends})."
+        )
+    below = tally.score(first, tally.metric, layer - 2)
+    at = tally.score(first, tally.metric, layer)
+    if below is not None and at is not None and at.low > below.high:
+        said.append(
+            f"It is a matter of few layers: under {first}, {at.score:.2f} are right at layer "
+            f"{layer} (95 % {at.low:.2f}–{at.high:.2f}), and two layers below {below.score:.2f} "
+            f"({below.low:.2f}–{below.high:.2f})."
+        )
+    return said
+
+
+def is_before(one: Limits | None, other: Limits | None) -> bool:
+    """Whether all of an interval lies at lower layers than all of the other one."""
+    if one is None or other is None or one.high is None:
+        return False
+    return other.low is None or one.high < other.low
 
 
 def between(limits: Limits | None) -> str:
@@ -115,10 +180,21 @@ def _meaning(tally: Tally) -> str:
             "Whether answers come back further down was not tried; --check 0.1 tries a tenth."
         )
     n, least = tally.baseline.n, needed(tally.kept)
+    limits = {patch: tally.limits(patch) for patch in tally.patches}
+    open_ended = [
+        patch
+        for patch, each in limits.items()
+        if each and each.low is not None and each.high is None
+    ]
     if n < least:
         lines.append(
             f"With {n} examples an interval has no upper end: that takes {least}, since of {n} all "
             f"may survive where {tally.kept:.0%} of all others do not."
+        )
+    elif open_ended:
+        lines.append(
+            f"No upper end for {', '.join(open_ended)}: with {n} examples, there is no layer at "
+            f"which {tally.kept:.0%} surely survive."
         )
     return "\n".join(lines)
 

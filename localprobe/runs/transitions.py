@@ -43,21 +43,19 @@ def limits(
     layers: ascending. right, n: at each of them, how many examples of how many.
 
     At each layer, the share is tested against `kept`, by a binomial test (mid-p), on either side.
-    Where it is surely less, the transition lies above; where it is surely more from a layer on, it
-    lies no higher. What is true of all layers from one on is found by each of them being so, which
-    takes no correction for their number; what is true of some is found by the first that is so,
-    going down, where each layer's answers hold those of the next one as a rule.
+    Where it is surely less, the transition lies above. Where it is surely more, it lies no higher,
+    if at all layers above the share is ≥ `kept` as well; those need not be sure one by one: that
+    an intervention does less harm at higher layers is taken to be so unless examples deny it.
     """
     low: int | None = layers[0]
-    high, is_sure = None, True
+    high, is_kept = None, True
     for layer, k, among in sorted(zip(layers, right, n, strict=True), reverse=True):
-        if _at_least(k, among, kept) > level:
-            is_sure = False
-        elif is_sure:
+        # Sums of floats: a share that is exactly 90 % must count.
+        is_kept = is_kept and among > 0 and k >= kept * among - 1e-9
+        if is_kept and _at_least(k, among, kept) <= level:
             high = layer
         if _at_most(k, among, kept) <= level:
-            above = [each for each in layers if each > layer]
-            low = min(above, default=None)
+            low = min((each for each in layers if each > layer), default=None)
             break
     return Limits(low, high)
 

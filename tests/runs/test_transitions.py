@@ -67,6 +67,9 @@ def test_limits() -> None:
     layers, n = [2, 4, 6, 8], [60] * 4
     assert limits(layers, [0, 10, 60, 60], n, 0.9) == Limits(6, 6)
     assert limits(layers, [0, 52, 57, 60], n, 0.9) == Limits(4, 8)
+    # What is sure of a layer is taken to be so above it, unless fewer than 90 % survive there.
+    assert limits(layers, [0, 60, 57, 58], n, 0.9) == Limits(4, 4)
+    assert limits(layers, [0, 60, 53, 60], n, 0.9) == Limits(4, 8)
     # Surely lost at the last layer: it is nowhere.
     assert limits(layers, [60, 60, 60, 30], n, 0.9) == Limits(None, None)
     # Too few examples to be sure of 90 %.

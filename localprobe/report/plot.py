@@ -128,7 +128,9 @@ def _name(axis: Any, run: Run) -> None:
     title = f"{run.manifest.task} · {run.manifest.model_name}"
     name = visible(title).replace("$", r"\$")
     unfinished = f"\nunfinished: {run.so_far} so far" if run.so_far else ""
-    axis.set_title(name + unfinished, fontsize="medium")
+    descent = run.manifest.descent
+    rule = f"\nlost at {descent.patience} layers in a row: lost below" if descent else ""
+    axis.set_title(name + unfinished + rule, fontsize="medium")
 
 
 def _layer_axis(axis: Any, run: Run) -> None:

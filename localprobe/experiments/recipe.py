@@ -112,7 +112,8 @@ def _check(
     for key, value in values.items():
         if key not in kinds:
             raise file.error(f"unknown key {key!r}; {did_you_mean(key, kinds)}", table, key)
-        if type(value) is not kinds[key]:
+        is_number = kinds[key] is float and type(value) is int
+        if type(value) is not kinds[key] and not is_number:
             kind = _KIND_NAMES.get(kinds[key], "a table")
             raise file.error(f"{key} must be {kind}, not {value!r}", table, key)
         if key in _AT_LEAST and value < _AT_LEAST[key]:

@@ -36,7 +36,7 @@ def report(
         parts.append(Text(signs, style="dim"))
     parts += ["", summary(tally, n_layer, so_far)]
     if tally.descent is not None and tally.baseline.n:
-        parts += ["", transition_report(tally, n_layer)]
+        parts += ["", transition_report(console, tally, n_layer)]
     elif line := intervals_line(tally):
         parts.append(Text(line))
     if near := _near_ties(tally):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from localprobe.report.terminal import new_table
@@ -15,6 +15,8 @@ from localprobe.runs.descent import Own
 from localprobe.runs.intervals import wilson
 from localprobe.runs.tally import SWAP, Tally
 from localprobe.runs.transitions import Limits, needed
+
+_WIDE = 54
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,24 @@ class OwnLayers:
         return [values[max(0, -(-len(values) * k // 4) - 1)] for k in (1, 2, 3)]
 
 
-def transition_report(tally: Tally, n_layer: int) -> RenderableType:
+def transition_report(console: Console, tally: Tally, n_layer: int) -> RenderableType:
     """A row an intervention, and below what that rests on. tally: of a descent."""
+    is_narrow = console.width < _WIDE
     assert tally.descent is not None
     table = new_table("")
-    for header in ("from\nlayer", "95 %", "depth", "own\nmedian", "quartiles"):
+    headers = ("from\nlayer", "95 %", "own\nmedian", "depth", "own\nquartiles")
+    for header in headers[:3] if is_narrow else headers:
         table.add_column(header, justify="right", no_wrap=True)
     lines = []
     for patch in tally.patches:
         layer, own = tally.transition(patch), OwnLayers.of(tally.own(patch))
         low, median, high = own.quantiles()
-        table.add_row(
-            patch,
-            "–" if layer is None else str(layer),
-            between(tally.limits(patch)),
-            "–" if layer is None else f"{layer / n_layer:.0%}",
-            _or_never(median),
-            f"{_or_never(low)}–{_or_never(high)}",
-        )
+        where = "–" if layer is None else str(layer)
+        cells = [where, between(tally.limits(patch)), _or_never(median)]
+        if not is_narrow:
+            cells.append("–" if layer is None else f"{layer / n_layer:.0%}")
+            cells.append(f"{_or_never(low)}–{_or_never(high)}")
+        table.add_row(patch, *cells)
         lines += [_distribution(patch, own), *_below(patch, own, tally)]
     said = [Text(each) for each in sentences(tally, n_layer)]
     space = [Text()] if said else []

@@ -29,6 +29,8 @@ class Descent:
 
     def checks(self, example: int, patch: str, layer: int) -> bool:
         """Whether a cell below the end is tried: drawn by these alone, whoever else is there."""
+        if not self.check:
+            return False
         key = [self.seed, example, layer, zlib.crc32(patch.encode())]
         return bool(np.random.Generator(np.random.PCG64(key)).random() < self.check)
 

@@ -228,7 +228,7 @@ class Tally:
         found = {}
         for column in self.columns:
             cells = [self._cells.get((column.patch, column.metric, k)) for k in column.layers]
-            counts = [cell.counts.total() if cell else 0 for cell in cells]
+            counts = [cell.counts.total() - cell.assumed if cell else 0 for cell in cells]
             found[column.patch] = min(counts), max(counts)
         return found
 

@@ -175,6 +175,13 @@ def test_until_the_interval_is_narrow(
     many = [Example(n, f"say {n} now:", ("x",)) for n in range(60)]
     monkeypatch.setattr(Jsonl, "examples", lambda _: many)
     monkeypatch.setattr(Jsonl, "score", lambda *_: {METRIC: 1.0, "prefix_match": 1.0})
+    experiment = Experiment(
+        "jsonl", ("skip",), data=own["data"], max_tokens=2, patience=1, check=0.3, until_width=0
+    )
+    going = experiment.sweep(model.engine())
+    shares = [going.done for _ in going.run()]
+    assert all(0 <= share <= 1 for share in shares)
+    assert going.done == 1
     run = transition(model, "jsonl", "skip", until_width=0, out=tmp_path / "a", **own)
     # 29 examples that all survive everywhere; the next one was begun by then.
     assert 29 <= run.tally.baseline.n <= 30

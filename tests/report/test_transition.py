@@ -79,7 +79,7 @@ def test_the_table() -> None:
     run = descended({"freeze": EARLY, "skip": LATE})
     text = shown(run)
     assert [line for line in text.splitlines() if line.startswith("freeze  ")][-2:] == [
-        "freeze     12  12–12    60%      11      10–12",
+        "freeze     12  12–12      11    60%      10–12",
         "freeze   own layer:examples  10:14 11:13 12:13",
     ]
     # Layers that no example came to are left out, and said to be lost.
@@ -88,7 +88,8 @@ def test_the_table() -> None:
     assert "until its answer is lost at 2 layers in a row" in words(text)
     assert "was not tried; --check 0.1" in words(text)
     assert run.transition("freeze") == 12
-    shown(run, 40)
+    narrow = words(shown(run, 40))
+    assert "freeze 12 12–12 11 skip 17 17–17 16 " in narrow
 
 
 def test_answers_that_come_back_are_counted_and_what_they_could_change() -> None:

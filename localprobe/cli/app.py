@@ -575,11 +575,17 @@ def plot(
     metric: Annotated[
         Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
     ] = None,
+    transitions: Annotated[
+        bool,
+        typer.Option(
+            "--transitions", help="Where all runs' transitions are, with their 95 % intervals."
+        ),
+    ] = False,
 ) -> None:
-    """Score against layer, as a figure. Needs: pip install 'localprobe[plot]'."""
+    """Score against layer, as a figure; or transitions. Needs: pip install 'localprobe[plot]'."""
     from localprobe.cli import reading
 
-    reading.plot(runs, output, metric)
+    reading.plot(runs, output, metric, transitions=transitions)
 
 
 @_command("localprobe merge shard-1 shard-2 -o whole")

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib import pyplot
 
 from localprobe.files.cache import write_atomically
+from localprobe.report.forest import forest
 from localprobe.report.terminal import visible
 from localprobe.runs.results import Run
 from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, patches
@@ -39,9 +40,10 @@ _PANEL = (5.2, 3.8)
 _MOST_ACROSS = 3
 
 
-def save_figure(runs: Sequence[Run], output: Path) -> None:
+def save_figure(runs: Sequence[Run], output: Path, *, transitions: bool = False) -> None:
     """One panel a run for what damages the past, and one for swaps. output: of FORMATS.
 
+    transitions: instead, where each run's transitions are, with their intervals.
     Raises OSError where it cannot be written; then nothing is left there.
     """
     if not output.parent.is_dir():
@@ -50,7 +52,9 @@ def save_figure(runs: Sequence[Run], output: Path) -> None:
         matplotlib.rcdefaults()
         # Letters that the font lacks are drawn as boxes; that needs no warning.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        write_atomically(output, _drawn(runs, output.suffix.lower().lstrip(".")))
+        form = output.suffix.lower().lstrip(".")
+        drawn = forest(runs, form, _STYLES) if transitions else _drawn(runs, form)
+        write_atomically(output, drawn)
 
 
 def _drawn(runs: Sequence[Run], form: str) -> bytes:

@@ -213,6 +213,8 @@ def test_the_command_line(
         assert code == 0
         assert "assumed" in exported.splitlines()[0]
         assert run("plot", out, "-o", "figure.png")[0] == 0
+        assert run("plot", out, out, "-o", "forest.svg", "--transitions")[0] == 0
+        assert Path("forest.svg").read_bytes().startswith(b"<?xml")
         assert run("compare", out, out)[0] == 0
     code, _, err = run(*common, "1", "-p", "swap")
     assert code == 2

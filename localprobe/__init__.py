@@ -8,11 +8,34 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from localprobe.api import Model, load_run, probe, swap, sweep, transition
+    from localprobe.api import (
+        Model,
+        attention,
+        lens,
+        load_run,
+        probe,
+        states,
+        swap,
+        sweep,
+        token_map,
+        transition,
+    )
     from localprobe.errors import LocalprobeError
 
 __version__ = version("localprobe")
-__all__ = ["LocalprobeError", "Model", "load_run", "probe", "swap", "sweep", "transition"]
+__all__ = [
+    "LocalprobeError",
+    "Model",
+    "attention",
+    "lens",
+    "load_run",
+    "probe",
+    "states",
+    "swap",
+    "sweep",
+    "token_map",
+    "transition",
+]
 
 
 def __getattr__(name: str) -> Any:

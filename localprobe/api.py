@@ -1,4 +1,5 @@
-"""The library: Model, probe, swap, sweep, load_run. The command line is a thin layer over it.
+"""The library: Model, probe, swap, token_map, lens, attention, states, sweep, load_run. The command
+line is a thin layer over it.
 
 from localprobe import Model, sweep
 
@@ -21,14 +22,33 @@ from localprobe.engine.answers import softmax
 from localprobe.engine.full import Answer, FullEngine
 from localprobe.engine.interventions import Intervention, only_at
 from localprobe.engine.layers import Layers, layers_text, parse_layers
+from localprobe.engine.lens import by_head, by_whole_passes
 from localprobe.engine.resume import BATCH_SIZE
-from localprobe.errors import LocalprobeError, NotFiniteError
+from localprobe.engine.tokens import Resumed, WholePasses
+from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
+from localprobe.experiments import attention as attending
+from localprobe.experiments import lens as lenses
+from localprobe.experiments import map as mapping
 from localprobe.experiments import probe as probing
 from localprobe.experiments import swap as swapping
+from localprobe.experiments.attention import Attention
 from localprobe.experiments.experiment import Experiment, encoder
+from localprobe.experiments.lens import Lens
+from localprobe.experiments.map import MapPlan, TokenMap
 from localprobe.experiments.probe import Injection, ProbeRow
+from localprobe.experiments.states import States, donor_from_file, is_states_file, states_of
 from localprobe.experiments.swap import Parting, SwapPlan, SwapRow
-from localprobe.models.opening import RESUME, LoadedModel, choose_engine, model_record, open_model
+from localprobe.models.opening import (
+    AUTO_ATTENTION,
+    RESUME,
+    LoadedModel,
+    Where,
+    choose_engine,
+    exactly,
+    model_record,
+    open_model,
+    why_not_hidden,
+)
 from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.runs.descent import PATIENCE
 from localprobe.runs.folder import RunFolder
@@ -36,15 +56,25 @@ from localprobe.runs.manifest import Manifest, new_manifest, now
 from localprobe.runs.results import Run, read_run
 from localprobe.runs.rows import Row
 
+_WORTH_SAYING = 2.5e8
+"""Bytes."""
+
 T = TypeVar("T")
 Watch = Callable[[Iterator[T], int], Iterable[T]]
 
 
 class Model:
-    """A model that can be probed: a name of `localprobe models`, or the path of a .gguf file.
+    """A model that can be probed: a name of `localprobe models [--local]`, or a .gguf file's path.
 
-    Use it in a `with` statement, or `close` it. threads: 0 for all cores. gpu_layers: blocks on
-    the GPU, -1 for all. ctx: the longest sequence in tokens, 0 for that of the training.
+    Use it in a `with` statement, or `close` it. threads: 0 for all cores. ctx: the longest
+    sequence in tokens, 0 for that of the training.
+    gpu_layers: layers, from the last one (the output) on, that are not on the CPU; -1: all; "auto":
+    as many as there is room for. devices: where to, by the names of `localprobe devices`.
+    rpc: workers on other machines, HOST:PORT, several with commas or as a list. Should one of them
+    die, llama.cpp ends the whole process: it is said on stderr, and the exit code is 2.
+    attention: "exact" in float32; "flash" is llama.cpp's flash attention, faster on long prompts,
+    which rounds keys and values to float16; "auto" takes flash where it rounds no more than the
+    weights do anyway.
     engine: "resume" computes only what changes, "full" makes whole passes.
     warn: is told, in a sentence, where resuming is not exact on this model and is not done.
     tell: is told what takes its time, at a model's first use or since other programs are at work.
@@ -57,8 +87,11 @@ class Model:
         name: str | Path = DEFAULT_MODEL,
         *,
         threads: int = 0,
-        gpu_layers: int = 0,
+        gpu_layers: int | str | None = None,
+        devices: Sequence[str] = (),
+        rpc: str | Sequence[str] = "",
         ctx: int = 0,
+        attention: str = AUTO_ATTENTION,
         engine: str = RESUME,
         warn: Callable[[str], object] = print,
         tell: Callable[[str], object] = lambda _message: None,
@@ -66,9 +99,17 @@ class Model:
         self._stack = ExitStack()
         self._engine_name, self._warn, self._tell = engine, warn, tell
         self._warned = False
+        names = (devices,) if isinstance(devices, str) else tuple(devices)
+        where = Where(gpu_layers, names, rpc if isinstance(rpc, str) else ",".join(rpc))
         self.loaded: LoadedModel = self._stack.enter_context(
             open_model(
-                str(name), threads=threads, gpu_layers=gpu_layers, ctx=ctx, warn=warn, tell=tell
+                str(name),
+                threads=threads,
+                where=where,
+                ctx=ctx,
+                attention=attention,
+                warn=warn,
+                tell=tell,
             )
         )
 
@@ -102,12 +143,40 @@ class Model:
     def engine(self, batch: int = BATCH_SIZE) -> FullEngine:
         """What computes; batch: prompts that may share a decode."""
         engine, reason = choose_engine(self.loaded, self._engine_name, batch, tell=self._tell)
-        if reason and not self._warned:
+        if reason:
+            self._say_slow(reason)
+        return engine
+
+    def prompt(
+        self, tokens: Sequence[int], first: int | None = None, *, hides: bool = False
+    ) -> WholePasses:
+        """A prompt whose tokens can be touched one by one.
+
+        first: the first row that will change, None for the last one alone. hides: whether tokens
+        will be hidden from the last one. Raises ModelError where this model does not let them.
+        """
+        resuming = self.engine().name == RESUME
+        if hides and (reason := why_not_hidden(self.loaded, resuming=False)):
+            raise ModelError(f"tokens of {self.name} cannot be hidden: {reason}")
+        if resuming and hides and (reason := why_not_hidden(self.loaded, resuming=True)):
+            self._say_slow(reason)
+            resuming = False
+        if resuming:
+            memory = Resumed.memory(self.loaded.model, len(tokens), first)
+            if memory > _WORTH_SAYING:
+                self._tell(
+                    f"{len(tokens)} tokens need about {memory / 1e9:.1f} GB of memory "
+                    "beside the model ..."
+                )
+            return Resumed(self.loaded.model, tokens, first)
+        return WholePasses(self.loaded.model, tokens)
+
+    def _say_slow(self, reason: str) -> None:
+        if not self._warned:
             self._warn(
                 f"computing whole passes, which is slower and gives the same results: {reason}"
             )
             self._warned = True
-        return engine
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,7 +246,8 @@ def probe(
     layers: "all", "12", "3,7,12", "0:30:2", "-5:", or numbers.
     seeds: how many draws there are of interventions that are drawn: seed, seed + 1, …
     at: the only token that is written to, an index, or a word for all of its tokens; inject needs
-    it, a donor text, and donor_at, a position in that.
+    it, a donor (a text, or a file of `states`: FILE, or FILE#2 for its third prompt), and donor_at,
+    a position in that.
     watch: given the rows as they come, one a draw, and their number, shows progress.
     Raises LocalprobeError for anything that cannot be done.
     """
@@ -206,7 +276,9 @@ def probe(
     positions, injection = None, None
     if at is not None:
         positions = tuple(probing.find_past(encode, str(at), prompt, tokens))
-    if injects and donor is not None:
+    if injects and donor is not None and positions and is_states_file(donor):
+        injection = donor_from_file(encode, tokens, donor, positions, str(donor_at), chosen)
+    elif injects and donor is not None:
         injection = probing.find_donor(
             engine, encode, prompt, donor, str(at), str(donor_at), chosen
         )
@@ -326,6 +398,149 @@ def swap(
     found = swapping.Swap(engine, plan, chosen, max_tokens)
     rows = found.rows(watch)
     return Swap(prompt, old, new, plan, found.original, found.modified, rows, found.parting)
+
+
+def token_map(
+    model: Model,
+    prompt: str,
+    patch: str = mapping.KNOCKOUT,
+    metric: str | None = None,
+    group: str = "words",
+    *,
+    layers: Layers = "all",
+    window: int | None = None,
+    seed: int = 0,
+    against: str | None = None,
+    swap: tuple[str, str] | None = None,
+    against_answer: str | None = None,
+    direction: str = mapping.NOISING,
+    chat: bool = False,
+    progress: mapping.Progress = lambda cells, total: cells,
+) -> TokenMap:
+    """Which token is needed until which layer: a cell for every layer and every past token.
+
+    patch: knockout (from layer k on the last token does not attend to the token), random, shuffle
+    or freeze (on that token alone), swap (its state is that of the same token of `against`, or of
+    the prompt with the word swap[0] replaced by swap[1]; direction "noising", or "denoising": of
+    the first prompt, brought into the second one).
+    metric: prob, logit-diff, logprob, rank or kl; logit-diff where there are two answers, else
+    prob. group: words or tokens. window: for how many layers from k on; to the last one if None
+    for knockout and freeze, one for the others.
+    Raises LocalprobeError for anything that cannot be done.
+    """
+    plan = MapPlan(patch, metric, group, window, seed, against, swap, against_answer, direction)
+    (found,) = map_answer(model, prompt, plan, layers=layers, chat=chat, progress=progress)
+    return found
+
+
+def map_answer(
+    model: Model,
+    prompt: str,
+    plan: MapPlan,
+    *,
+    layers: Layers = "all",
+    max_tokens: int = 1,
+    chat: bool = False,
+    progress: mapping.Progress = lambda cells, total: cells,
+) -> list[TokenMap]:
+    """The map of each token of the clean answer, what it wrote before taken as prompt."""
+    with exactly(model.loaded):
+        return _map_answer(model, prompt, plan, layers, max_tokens, chat, progress)
+
+
+def _map_answer(
+    model: Model,
+    prompt: str,
+    plan: MapPlan,
+    layers: Layers,
+    max_tokens: int,
+    chat: bool,
+    progress: mapping.Progress,
+) -> list[TokenMap]:
+    engine = model.engine()
+    encode = encoder(engine, chat=chat)
+    chosen = parse_layers(layers_text(layers), model.n_layer)
+    written: tuple[int, ...] = ()
+    if max_tokens > 1:
+        if plan.patch == mapping.SWAP:
+            raise LocalprobeError("--generated is not for --patch swap: there are two answers")
+        answer = engine.answer(encode.tokens(prompt), max_tokens=max_tokens)
+        written = answer.all_tokens[:-1]
+
+    def opened(tokens: Sequence[int], first: int | None) -> WholePasses:
+        return model.prompt(tokens, first, hides=plan.patch == mapping.KNOCKOUT)
+
+    return [
+        mapping.make_map(opened, encode, prompt, plan, chosen, progress, written[:n_written])
+        for n_written in range(len(written) + 1)
+    ]
+
+
+def lens(
+    model: Model,
+    prompt: str,
+    *,
+    layers: Layers = "all",
+    token: str | None = None,
+    top: int = 1,
+    chat: bool = False,
+    progress: lenses.Progress = lambda cells, total: cells,
+) -> Lens:
+    """The logit lens: the likeliest next tokens by the final norm and the output matrix on the
+    state of every token at every layer.
+
+    token: which to follow (its first token); the clean answer's if None. top: how many to keep.
+    Raises LocalprobeError for anything that cannot be done.
+    """
+    engine = model.engine()
+    encode = encoder(engine, chat=chat)
+    tokens = encode.tokens(prompt)
+    chosen = parse_layers(layers_text(layers), model.n_layer)
+    opened = WholePasses(model.loaded.model, tokens)
+    answer = int(mapping.finite(opened.clean).argmax())
+    followed = answer if token is None else mapping.first_token(encode.model, token, answer)
+    return lenses.look(
+        model.loaded.model,
+        by_head if engine.name == RESUME else by_whole_passes,
+        opened.states(),
+        prompt=prompt,
+        tokens=tokens,
+        layers=chosen,
+        token=followed,
+        top=top,
+        progress=progress,
+    )
+
+
+def states(
+    model: Model,
+    prompt: str,
+    *,
+    layers: Layers = "all",
+    positions: str | int = "all",
+    chat: bool = False,
+) -> States:
+    """The clean hidden states of a prompt, (n_layers, n_positions, n_embd).
+
+    positions: "all", "last", an index, or a word, which is looked for from the end.
+    Raises LocalprobeError for anything that cannot be done.
+    """
+    engine = model.engine()
+    chosen = parse_layers(layers_text(layers), model.n_layer)
+    return states_of(engine, encoder(engine, chat=chat), prompt, chosen, str(positions))
+
+
+def attention(
+    model: Model, prompt: str, *, layers: Layers = "all", chat: bool = False
+) -> Attention:
+    """The attention weights of a prompt, (n_layers, n_heads, n_tokens, n_tokens).
+
+    Raises LocalprobeError for anything that cannot be done.
+    """
+    encode = encoder(model.engine(), chat=chat)
+    chosen = parse_layers(layers_text(layers), model.n_layer)
+    with exactly(model.loaded):
+        return attending.attend(model.loaded.model, prompt, encode.tokens(prompt), chosen)
 
 
 class RunningSweep:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import tiny
+from helpers import tiny, workers
 from helpers.dequantise import dequantise
 from hypothesis import settings
 
 from localprobe.engine.full import FullEngine
+from localprobe.llama import rpc
 from localprobe.llama.model import Model
 from localprobe.models import opening as models
 
@@ -63,12 +65,21 @@ def tiny_engine(tiny_file: Callable[[str], Path]) -> Iterator[Callable[[str], Fu
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, and a working directory without a models.toml."""
+    """An empty cache folder, and a working directory without a models.toml.
+
+    The home folder, where other programs keep their models, is tmp_path/home.
+    """
     cache = tmp_path / "cache"
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.setenv("LOCALPROBE_CACHE", str(cache))
     monkeypatch.setattr("localprobe.models.registry.config_dir", lambda: tmp_path / "config")
+    monkeypatch.setattr("localprobe.models.stores._home", lambda: tmp_path / "home")
+    monkeypatch.setattr("localprobe.models.stores._OLLAMA_SERVICE", tmp_path / "service")
+    for name in ("OLLAMA_MODELS", "LLAMA_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(work)
     return cache
 
@@ -85,3 +96,33 @@ def float32_model(default_model: Path, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("float32") / "smollm2-f32.gguf"
     dequantise(default_model, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def rpc_library() -> Iterator[None]:
+    """An install that can use workers and be one; compiled where it cannot by itself."""
+    try:
+        path = workers.library()
+    except workers.CannotBuildError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"llama.cpp's RPC cannot be compiled here: {error}")
+    with pytest.MonkeyPatch.context() as patched:
+        if path is not None:
+            patched.setenv(rpc.LIBRARY, str(path))
+        rpc._library.cache_clear()
+        yield
+    rpc._library.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def two_workers(rpc_library: None) -> Iterator[tuple[workers.Worker, workers.Worker]]:
+    """Two workers on loopback, with a thread each. Whoever kills one starts its own."""
+    started: list[workers.Worker] = []
+    try:
+        started += [workers.Worker()]
+        started += [workers.Worker()]
+        yield started[0], started[1]
+    finally:
+        for worker in started:
+            worker.kill()

@@ -15,20 +15,25 @@ from typer.core import TyperCommand
 
 from localprobe.cli import completion
 from localprobe.cli.options import (
+    PROMPT_HELP,
     Batch,
     Chat,
+    Devices,
     Json,
     Layers,
+    MapOutput,
     MaxTokens,
     ModelChoice,
     ModelOption,
     Out,
     ProbePatches,
     Prompt,
+    Rpc,
     Runs,
     Seed,
     ShardOption,
     SweepPatches,
+    Threads,
     TransitionPatches,
     choosing_a_model,
 )
@@ -131,7 +136,7 @@ def demo(
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     short: Annotated[bool, typer.Option("--short", help="Fewer layers and examples.")] = False,
 ) -> None:
-    """Two experiments on a small model, explained: a swap, then a sweep."""
+    """Three experiments on a small model, explained: a map, a swap, a sweep."""
     from localprobe.cli import demo as show
 
     with choice.open() as opened:
@@ -146,7 +151,8 @@ def probe(
     layers: Layers = "all",
     max_tokens: MaxTokens = 8,
     donor: Annotated[
-        Optional[str], typer.Option(help="For inject: the prompt whose states are injected.")
+        Optional[str],
+        typer.Option(help="For inject: the prompt, or file of `states`, to take from."),
     ] = None,
     at: Annotated[
         Optional[str],
@@ -232,6 +238,198 @@ def swap(
         model=choice,
         chat=chat,
         json=json,
+    )
+
+
+@_command(f"localprobe map '{_EXAMPLE_PROMPT}' --lens", "map")
+@choosing_a_model(without=("attention",))
+def token_map(
+    prompt: Prompt,
+    patch: Annotated[
+        str,
+        typer.Option(
+            "--patch",
+            "-p",
+            metavar="NAME",
+            help="What is done to a token: knockout, random, shuffle, freeze or swap.",
+            autocompletion=completion.mapped_patches,
+        ),
+    ] = "knockout",
+    metric: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="NAME",
+            help="What a cell shows: prob, logit-diff, logprob, rank or kl; "
+            "logit-diff where there are two answers, else prob.",
+        ),
+    ] = None,
+    group: Annotated[
+        str, typer.Option(metavar="NAME", help="Pieces of a word together, or not: words, tokens.")
+    ] = "words",
+    layers: Layers = "all",
+    window: Annotated[
+        Optional[int],
+        typer.Option(
+            metavar="W",
+            help="For W layers from k on; knockout, freeze: to the last one, others: 1.",
+            min=1,
+        ),
+    ] = None,
+    against: Annotated[
+        Optional[str],
+        typer.Option(metavar="PROMPT2", help="For swap: the second prompt, of as many tokens."),
+    ] = None,
+    swap: Annotated[
+        Optional[tuple[str, str]],
+        typer.Option(metavar="OLD NEW", help="For swap: the second prompt has NEW for OLD."),
+    ] = None,
+    direction: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="For swap: noising (states of the second prompt into the first), or denoising.",
+        ),
+    ] = "noising",
+    against_answer: Annotated[
+        Optional[str],
+        typer.Option(metavar="TEXT", help="The answer that logit-diff tells the clean one from."),
+    ] = None,
+    generated: Annotated[
+        bool,
+        typer.Option("--generated", help="A map for every token of the answer, not for the first."),
+    ] = False,
+    max_tokens: MaxTokens = 8,
+    lens: Annotated[bool, typer.Option("--lens", help="The logit lens under the map.")] = False,
+    output: MapOutput = None,
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
+    seed: Seed = 0,
+    chat: Chat = False,
+    json: Json = False,
+) -> None:
+    """Which token is needed until which layer: layers x tokens."""
+    from localprobe.cli import maps
+
+    maps.map_prompt(
+        prompt,
+        choice,
+        patch=patch.lower(),
+        metric=metric and metric.lower(),
+        group=group.lower(),
+        layers=layers,
+        window=window,
+        seed=seed,
+        against=against,
+        swap=swap,
+        against_answer=against_answer,
+        direction=direction.lower(),
+        max_tokens=max_tokens if generated else 1,
+        with_lens=lens,
+        output=output,
+        chat=chat,
+        json=json,
+    )
+
+
+@_command(f"localprobe lens '{_EXAMPLE_PROMPT}' --token Paris")
+@choosing_a_model(without=("attention",))
+def lens(
+    prompt: Prompt,
+    layers: Layers = "all",
+    token: Annotated[
+        Optional[str],
+        typer.Option(metavar="TEXT", help="The token to follow; the clean answer's if not given."),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(metavar="N", help="Of each state, the N likeliest next tokens.", min=1)
+    ] = 1,
+    output: MapOutput = None,
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
+    chat: Chat = False,
+    json: Json = False,
+) -> None:
+    """The logit lens: what each token would say next, read off each layer."""
+    from localprobe.cli import maps
+
+    maps.lens_prompt(
+        prompt, choice, layers=layers, token=token, top=top, output=output, chat=chat, json=json
+    )
+
+
+@_command(f"localprobe attention '{_EXAMPLE_PROMPT}' --to France")
+@choosing_a_model(without=("attention",))
+def attention(
+    prompt: Prompt,
+    layer: Annotated[
+        Optional[int],
+        typer.Option(metavar="LAYER", help="Of this block; the mean over all if not given.", min=0),
+    ] = None,
+    head: Annotated[
+        Optional[int],
+        typer.Option(metavar="HEAD", help="Of this head; the mean over all if not given.", min=0),
+    ] = None,
+    to: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="TOKEN",
+            help="The heads that look most at this one, an index or a word (its last place).",
+        ),
+    ] = None,
+    output: MapOutput = None,
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
+    chat: Chat = False,
+    json: Json = False,
+) -> None:
+    """Attention weights: which token looks at which, by which head."""
+    from localprobe.cli import maps
+
+    maps.attention_prompt(
+        prompt, choice, layer=layer, head=head, to=to, output=output, chat=chat, json=json
+    )
+
+
+@_command(f"localprobe states '{_EXAMPLE_PROMPT}' --positions France -o france.safetensors")
+@choosing_a_model()
+def states(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="A .safetensors or .npz file, gone on with."
+        ),
+    ],
+    prompts: Annotated[
+        list[str], typer.Argument(metavar="[PROMPT...]", help=PROMPT_HELP, show_default=False)
+    ] = [],  # noqa: B006
+    file: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help='Many prompts: one a line, or {"prompt": ...} a line in a .jsonl file.',
+        ),
+    ] = None,
+    layers: Layers = "all",
+    positions: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH", help="Of which tokens: all, last, an index or a word (its last place)."
+        ),
+    ] = "all",
+    dtype: Annotated[str, typer.Option(metavar="TYPE", help="float32 or float16.")] = "float32",
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
+    chat: Chat = False,
+) -> None:
+    """Hidden states of prompts in a file: layers x tokens x n_embd."""
+    from localprobe.cli import maps
+
+    maps.write_states(
+        prompts,
+        file,
+        choice,
+        layers=layers,
+        positions=positions,
+        dtype=dtype.lower(),
+        output=output,
+        chat=chat,
     )
 
 
@@ -622,23 +820,57 @@ def tokens(prompt: Prompt, model: ModelOption = DEFAULT_MODEL, json: Json = Fals
     commands.tokens(prompt, model, json=json)
 
 
+@_command("localprobe devices")
+def devices(rpc: Rpc = "", json: Json = False) -> None:
+    """What this llama.cpp can compute on, and how much memory is free there."""
+    from localprobe.cli import machines
+
+    machines.list_devices(rpc, json=json)
+
+
+@_command("localprobe worker --port 50052")
+def worker(
+    host: Annotated[
+        str,
+        typer.Option(metavar="HOST", help="Where to listen; 127.0.0.1: for this one alone."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="0: one that is free.", min=0, max=65535)
+    ] = 50052,
+    device: Devices = [],  # noqa: B006
+    threads: Threads = 0,
+) -> None:
+    """Compute for other machines that name this one with --rpc, until Ctrl-C."""
+    from localprobe.cli import machines
+
+    machines.work(host, port, device, threads)
+
+
+Local = Annotated[
+    bool,
+    typer.Option(
+        "--local", help="What Ollama, LM Studio, llama.cpp and the Hugging Face cache have here."
+    ),
+]
+
+
 @models_app.callback(invoke_without_command=True, epilog=_example("localprobe models"))
-def models(ctx: typer.Context, json: Json = False) -> None:
+def models(ctx: typer.Context, local: Local = False, json: Json = False) -> None:
     """The models known by name: list, pull, prepare, info, remove."""
+    if ctx.invoked_subcommand is not None and local:
+        raise LocalprobeError("--local lists models: localprobe models --local, or models list")
     if ctx.invoked_subcommand is not None and json:
         raise LocalprobeError(f"--json goes after {ctx.invoked_subcommand}")
     if ctx.invoked_subcommand is None:
-        from localprobe.cli import listing
-
-        listing.list_models(json=json)
+        models_list(local=local, json=json)
 
 
 @_command("localprobe models list", "list", models_app)
-def models_list(json: Json = False) -> None:
-    """List the known models."""
+def models_list(local: Local = False, json: Json = False) -> None:
+    """List the known models, or those that other programs keep on this machine."""
     from localprobe.cli import listing
 
-    listing.list_models(json=json)
+    (listing.list_local if local else listing.list_models)(json=json)
 
 
 @_command(f"localprobe models pull {DEFAULT_MODEL}", "pull", models_app)
@@ -647,7 +879,7 @@ def models_pull(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A name of `localprobe models`.",
+            help="A name of `localprobe models`, or hf:OWNER/REPO/FILE.gguf.",
             autocompletion=completion.models,
         ),
     ],
@@ -664,18 +896,23 @@ def models_prepare(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name of `localprobe models`, or a .gguf file.",
+            help="A name of `localprobe models [--local]`, or a .gguf file.",
             autocompletion=completion.models,
         ),
     ],
     kind: Annotated[
-        str, typer.Option("--type", metavar="TYPE", help="q8_0, q4_0, bf16, f16 or f32.")
+        str,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="q8_0, q4_0, bf16, f16, f32; or fastest: what this machine multiplies fastest.",
+        ),
     ],
 ) -> None:
     """Convert the weights: MODEL@TYPE is then a model of its own.
 
     How much that changes is measured. Nothing that a quantized MODEL lost is restored: to compare
-    weight types, prepare each from a file in F16 or F32.
+    weight types, prepare each from a file in F16 or F32 that was never quantized.
     """
     from localprobe.cli import commands
 
@@ -706,7 +943,7 @@ def models_info(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name of `localprobe models`, or a .gguf file.",
+            help="A name of `localprobe models [--local]`, or a .gguf file.",
             autocompletion=completion.models,
         ),
     ],
@@ -740,7 +977,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
+        with completion.joined_at_colons():
+            code = app(args=arguments, prog_name="localprobe", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         # typer turns Ctrl-C into this code by itself.

@@ -18,13 +18,24 @@ from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.experiments import bench as benchmark
 from localprobe.experiments.experiment import Experiment
 from localprobe.experiments.recipe import recipe
+from localprobe.experiments.states import is_states_file
 from localprobe.experiments.sweep import NothingToProbeError
+from localprobe.files.parts import parts_of, total_size
+from localprobe.llama.memory import free_memory
 from localprobe.llama.model import Model
 from localprobe.models import opening as model_files
-from localprobe.models import registry
+from localprobe.models import registry, speed
 from localprobe.models.fetch import fetch
 from localprobe.models.opening import LoadedModel
-from localprobe.models.prepare import check_type, manifest_of, measured, prepare, read_manifest
+from localprobe.models.prepare import (
+    TYPES,
+    check_type,
+    manifest_of,
+    measured,
+    prepare,
+    read_manifest,
+)
+from localprobe.models.stores import find_stored, is_stored_name
 from localprobe.prompts.encoder import read_prompt, unescape
 from localprobe.prompts.words import is_word
 from localprobe.report import documents
@@ -71,7 +82,9 @@ def probe(
     json: bool,
 ) -> None:
     text = read_prompt(prompt)
-    donor_text = None if donor is None else read_prompt(donor, "the donor")
+    donor_text = donor
+    if donor is not None and not is_states_file(donor):
+        donor_text = read_prompt(donor, "the donor")
     if patches is not None:
         api.check_patches(patches)
     with model.open() as opened:
@@ -215,7 +228,18 @@ def run_recipe(
     target = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
     problems = 0
     found: list[tuple[Manifest, Tally]] = []
-    with replace(choice, model=model_name or chosen.model).open() as opened:
+    choice = replace(
+        choice,
+        model=model_name or chosen.model,
+        gpu_layers=chosen.gpu_layers if choice.gpu_layers is None else choice.gpu_layers,
+        device=choice.device or chosen.devices,
+        rpc=choice.rpc or chosen.rpc,
+        attention=choice.attention or chosen.attention,
+    )
+    if chosen.rpc and choice.rpc == chosen.rpc:
+        # A recipe may come from a stranger.
+        say(f"the recipe names workers: {choice.rpc} gets the model and the prompts")
+    with choice.open() as opened:
         if len(experiments) > 1:
             _check(experiments, opened)
         say(f"writing to {target}")
@@ -281,7 +305,7 @@ def run_bench(n_prompts: int, model: ModelChoice, *, json: bool) -> None:
     with model.open() as opened:
         loaded = opened.loaded
         result = benchmark.bench(loaded.model, n_prompts, say)
-        size = loaded.model.path.stat().st_size
+        size = total_size(loaded.model.path)
         if json:
             print_document(documents.bench_document(loaded, result, size))
             return
@@ -320,6 +344,9 @@ def tokens(prompt: str, name: str, *, json: bool) -> None:
 
 
 def pull_model(name: str) -> None:
+    if is_stored_name(name):
+        say(f"{name} is on this machine: {find_stored(name).path}")
+        return
     entry = registry.entry(name)
     if entry.path.exists():
         model_files.locate(name)
@@ -329,8 +356,11 @@ def pull_model(name: str) -> None:
 
 
 def prepare_model(name: str, kind: str) -> None:
-    check_type(kind)
+    if kind != speed.FASTEST:
+        check_type(kind)
     known, path, digest = model_files.find(name)
+    if kind == speed.FASTEST:
+        kind = _fastest_type(path)
     new_name, new_path = prepare(known, path, digest, kind, tell=say)
     say(f"{new_name} is in the cache: {new_path}")
     made = read_manifest(new_path)
@@ -345,10 +375,26 @@ def prepare_model(name: str, kind: str) -> None:
     if made.quantized:
         say(
             f"note: these weights were quantized before ({made.quantized}), and nothing of what "
-            "that lost is restored; to compare weight types, prepare each from a file in F16 or F32"
+            "that lost is restored; to compare weight types, prepare each from a file in F16 or "
+            "F32 that was never quantized"
         )
     typed = f'"{new_name}"' if " " in new_name else new_name
     say(f"use it as -m {typed}")
+
+
+def _fastest_type(path: Path) -> str:
+    """What `models prepare --type fastest` makes, with the table that it is chosen from."""
+    say(f"timing multiplications with weights of {len(TYPES)} types ...")
+    found = speed.speeds(path, watch=lambda types, total: with_bar(iter(types), total, "type"))
+    table = new_table("type")
+    for header in ("ms a row", "GB"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for each in found:
+        table.add_row(each.type, f"{each.ms:.2f}", f"{each.size / 1e9:.2f}")
+    stdout_console().print(table)
+    chosen = speed.fastest(found, free_memory())
+    say(f"the fastest here that fits, and of types about as fast the most exact: {chosen.type}")
+    return chosen.type
 
 
 def model_info(name: str, *, json: bool) -> None:
@@ -372,6 +418,7 @@ def model_info(name: str, *, json: bool) -> None:
         print_document(record)
         return
     made = manifest_of(path)
+    n_parts = len(parts_of(path))
     lineage = []
     if made is not None:
         source_type = made.source_type or "weight type not written down"
@@ -382,6 +429,7 @@ def model_info(name: str, *, json: bool) -> None:
             [
                 ("name", known),
                 ("file", str(path)),
+                *([("parts", f"{n_parts}; the hash is that of theirs")] if n_parts > 1 else []),
                 ("sha256", digest),
                 *lineage,
                 ("architecture", info.architecture),

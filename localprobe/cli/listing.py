@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from localprobe.errors import LocalprobeError
+from localprobe.errors import LocalprobeError, ModelError
 from localprobe.files.foreign import printable
 from localprobe.files.resources import recipe_files
 from localprobe.files.tomlfile import TomlFile
 from localprobe.models import registry
+from localprobe.models.glance import Glance, glance
 from localprobe.models.prepare import Manifest, manifest_of, prepared_models
 from localprobe.models.removal import cached, cached_models, remove
+from localprobe.models.stores import Stored, stored_models, stores
 from localprobe.report.terminal import (
     new_table,
     print_document,
@@ -78,6 +82,54 @@ def list_models(*, json: bool) -> None:
     if taken := cached_models():
         total = size_text(sum(each.size for each in taken.values()))
         console.print(f"in the cache: {total}; to free some: localprobe models remove NAME")
+
+
+def list_local(*, json: bool) -> None:
+    """GGUFs that other programs keep here; those that cannot be used are told of on stderr."""
+    found, skipped = [], []
+    for each in stored_models():
+        try:
+            if each.trouble:
+                raise ModelError(each.trouble)
+            found.append((each, glance(each.path)))
+        except (ModelError, OSError) as error:  # gone meanwhile, perhaps
+            skipped.append(f"{each.name} is skipped: {error}")
+    if json:
+        documents = [
+            {"name": each.name, "path": str(each.path), **asdict(seen)} for each, seen in found
+        ]
+        print_document(
+            [{fact: None if told == "" else told for fact, told in d.items()} for d in documents]
+        )
+    elif found:
+        _print_local(found)
+    for message in skipped:
+        say(f"localprobe: {message}")
+    if not (found or skipped):
+        titles = ", ".join(store.title for store in stores().values())
+        say(f"no GGUF was found in {titles}; a path does as well: -m FILE.gguf")
+
+
+_CAN = {True: "yes", False: "no", None: "likely"}
+
+
+def _print_local(found: Sequence[tuple[Stored, Glance]]) -> None:
+    # No table: a name is copied from here, and only a terminal's own line break leaves it whole.
+    rows = [["arch", "size", "type", "probed", "name"]]
+    for each, seen in found:
+        facts = [seen.architecture, size_text(seen.size), seen.file_type, _CAN[seen.can_probe]]
+        rows.append([visible(text) or "?" for text in (*facts, each.name)])
+    widths = [max(map(cell_len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    console = stdout_console()
+    for row in rows:
+        facts = [set_cell_size(*cell) for cell in zip(row, widths, strict=False)]
+        style = "bold" if row is rows[0] else ""
+        console.print(Text("  ".join([*facts, row[-1]]), style=style), soft_wrap=True)
+    for each, seen in found:
+        if seen.reason:
+            console.print(Text(f"{visible(each.name)}: {visible(seen.reason)}"))
+    if any(seen.can_probe is None for _, seen in found):
+        console.print("likely: its header has what is needed; it is tried at its first use")
 
 
 def _note(made: Manifest | None) -> str:

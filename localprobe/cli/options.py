@@ -3,14 +3,14 @@
     @choosing_a_model()
     def command(prompt: Prompt, choice: ModelChoice, json: Json = False) -> None: ...
 
-is a command with --model, --threads, --gpu-layers, --ctx and --engine.
+is a command with --model, --threads, --gpu-layers, --device, --rpc, --ctx and --engine.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -34,7 +34,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="A name of `localprobe models`, or a .gguf file; @TYPE: as prepared.",
+        help="A name of `localprobe models [--local]`, or a .gguf file; @TYPE: as prepared.",
         autocompletion=completion.models,
     ),
 ]
@@ -48,12 +48,39 @@ Threads = Annotated[
     ),
 ]
 GpuLayers = Annotated[
-    int, typer.Option(metavar="N", help="Blocks to place on the GPU; -1: all.", min=-1)
+    Optional[str],
+    typer.Option(
+        metavar="N",
+        help="Layers on the GPU, from the last (the output) on; -1: all; auto: what fits.",
+    ),
+]
+Devices = Annotated[
+    list[str],
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="A device of `localprobe devices`, not all; may be repeated.",
+        autocompletion=completion.devices,
+    ),
+]
+Rpc = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT,...", help="Workers on other machines (see `localprobe worker`)."
+    ),
 ]
 Ctx = Annotated[
     int,
     typer.Option(
         metavar="N", help="Longest sequence in tokens; 0: as the model was trained.", min=0
+    ),
+]
+Attention = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="NAME",
+        help="exact: in float32; flash: faster, keys and values in float16; auto, if not given: "
+        "flash where the weights round as much anyway.",
     ),
 ]
 Engine = Annotated[
@@ -127,6 +154,15 @@ ShardOption = Annotated[
 Runs = Annotated[
     list[Path], typer.Argument(metavar="DIR...", help="Folders that runs were written to.")
 ]
+MapOutput = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write it to a .png, .svg, .pdf, .html, .csv or .npz file.",
+    ),
+]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help=PROMPT_HELP)]
 
 
@@ -136,8 +172,11 @@ class ModelChoice:
 
     model: str = DEFAULT_MODEL
     threads: int = 0
-    gpu_layers: int = 0
+    gpu_layers: str | int | None = None
+    device: Sequence[str] = ()
+    rpc: str = ""
     ctx: int = 0
+    attention: str | None = None
     engine: str = "resume"
 
     def open(self) -> Model:
@@ -148,7 +187,10 @@ class ModelChoice:
             self.model,
             threads=self.threads,
             gpu_layers=self.gpu_layers,
+            devices=self.device,
+            rpc=self.rpc,
             ctx=self.ctx,
+            attention=self.attention or "auto",
             engine=self.engine,
             warn=lambda message: say(f"localprobe: {message}"),
             tell=say_on_terminal,
@@ -159,7 +201,10 @@ _OF_A_MODEL: dict[str, Any] = {
     "model": ModelOption,
     "threads": Threads,
     "gpu_layers": GpuLayers,
+    "device": Devices,
+    "rpc": Rpc,
     "ctx": Ctx,
+    "attention": Attention,
     "engine": Engine,
 }
 

@@ -25,7 +25,7 @@ from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.graph import Graph, Part
-from localprobe.llama.model import Model
+from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.residual import Keep
 
 _LONG, _SHORT = 36, 3
@@ -60,6 +60,27 @@ def check_resume(model: Model) -> float:
         for length in (_LONG, _SHORT):
             _Proof(model, text[: min(length, model.info.n_ctx_train)], layer).run()
     return max(_between_engines(model, text, layers), _in_company(model, text))
+
+
+def moved_by_flash(model: Model) -> float:
+    """By how much flash attention was seen to move the lead of the likeliest token, at most.
+
+    That of clean passes over real text, each prompt alone. The cache is emptied.
+    """
+    moved, before = 0.0, model.attention
+    length = min(_NOISE_LENGTH, model.info.n_ctx_train)
+    text = _text(model)
+    prompts = [text[length * q : length * (q + 1)] for q in range(_NOISE_PROMPTS)]
+    logits: dict[str, list[FloatArray]] = {}
+    try:
+        for way in (EXACT, FLASH):
+            model.attention = way
+            logits[way] = [model.plain_logits(prompt) for prompt in prompts]
+    finally:
+        model.attention = before
+    for one, other in zip(logits[EXACT], logits[FLASH], strict=True):
+        moved = max(moved, _turned(one, other))
+    return moved
 
 
 class _Proof:

@@ -34,15 +34,18 @@ from localprobe.engine.full import (
 from localprobe.engine.interventions import Edit, FloatArray, Intervention
 from localprobe.errors import NotFiniteError
 from localprobe.llama.batch import Batch, Row
-from localprobe.llama.model import Model
+from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.residual import Keep
 
 BATCH_SIZE = 16
 
-FEW_ROWS, MANY_ROWS = 512, 256
+FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 512}
 """Prompts share a decode as long as their tokens fit: attention looks at every cell in use, and
 llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
-prompts pay; where all are, they only make each other's attention longer."""
+prompts pay; where all are, they only make each other's attention longer. Flash attention passes
+over what it does not see."""
+ON_DEVICES = 2
+"""Times as many, where a decode's costs are more its start and its transfers than its rows."""
 
 
 @dataclass
@@ -153,7 +156,8 @@ class ResumeEngine(FullEngine):
         # An intervention at a layer may look at the states of the layer before it.
         wanted = asked | {layer - 1 for layer in asked if layer > 0}
         runs: list[CleanRun] = []
-        for some in self._batched([len(prompt) + max_tokens for prompt in prompts], FEW_ROWS):
+        lengths = [len(prompt) + max_tokens for prompt in prompts]
+        for some in self._batched(lengths, self._most_rows(FEW_ROWS)):
             part = slice(some.start, some.stop)
             try:
                 runs += self._clean_batch(prompts[part], wanted, max_tokens, stops[part])
@@ -223,7 +227,8 @@ class ResumeEngine(FullEngine):
         all_rows = _changes_all_rows(interventions[0])
         lengths = [len(run.prompt) + max_tokens for run in runs]
         downwards = sorted(layers, reverse=True)
-        for some in self._batched(lengths, MANY_ROWS if all_rows else FEW_ROWS):
+        most_rows = self._most_rows(MANY_ROWS if all_rows else FEW_ROWS)
+        for some in self._batched(lengths, most_rows):
             jobs = {
                 i: _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i])
                 for i in some
@@ -386,6 +391,9 @@ class ResumeEngine(FullEngine):
         if kept:
             return model.decode_part(rows, lambda graph: graph.holding(layer, entry, kept))
         return model.decode_part(rows, lambda graph: graph.from_layer(layer, entry))
+
+    def _most_rows(self, on_cpu: Mapping[str, int]) -> int:
+        return on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)
 
     def _batched(self, lengths: Sequence[int], most_rows: int) -> Iterator[range]:
         """Neighbours that share a decode: at most batch_size, and so many rows.

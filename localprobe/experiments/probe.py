@@ -178,7 +178,7 @@ def find_donor(
     whole = find_position(encoder, donor_at, donor, donor_tokens, what="the donor")
     pairs = paired(to, whole)
     text = f"{named(encoder, tokens, to)} gets {named(encoder, donor_tokens, pairs)}"
-    text += _unequal(len(to), len(whole))
+    text += unequal(len(to), len(whole))
     states = engine.states(donor_tokens, layers)
     return Injection(
         Donor(states, tuple(to), tuple(pairs)),
@@ -189,7 +189,7 @@ def find_donor(
     )
 
 
-def _unequal(n: int, n_donor: int) -> str:
+def unequal(n: int, n_donor: int) -> str:
     """How words of unequal numbers of tokens were paired, in words."""
     if n == n_donor:
         return ""

@@ -43,7 +43,16 @@ _SWEEP_KINDS: dict[str, type[Any]] = {
     "keep": float,
     "until_width": int,
 }
-_TOP_KINDS: dict[str, type[Any]] = {"description": str, "model": str, "tasks": dict, **_SWEEP_KINDS}
+_TOP_KINDS: dict[str, type[Any]] = {
+    "description": str,
+    "model": str,
+    "gpu_layers": int,
+    "devices": list,
+    "rpc": str,
+    "attention": str,
+    "tasks": dict,
+    **_SWEEP_KINDS,
+}
 _KIND_NAMES = {
     str: "a text",
     int: "a whole number",
@@ -52,6 +61,7 @@ _KIND_NAMES = {
     bool: "true or false",
 }
 _AT_LEAST = {
+    "gpu_layers": -1,
     "n": 1,
     "seed": 0,
     "max_tokens": 1,
@@ -64,12 +74,20 @@ _AT_LEAST = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and the experiments to make on it."""
+    """A model and the experiments to make on it.
+
+    gpu_layers, devices, rpc, attention: where and how the model is to be computed, as on the
+    command line.
+    """
 
     name: str
     description: str
     model: str
     experiments: tuple[Experiment, ...]
+    gpu_layers: int | str | None = None
+    devices: tuple[str, ...] = ()
+    rpc: str = ""
+    attention: str | None = None
 
 
 def recipe(name: str) -> Recipe:
@@ -103,7 +121,16 @@ def _recipe(file: TomlFile) -> Recipe:
         experiments.append(_experiment(file, task, {**common, **settings}))
     if not experiments:
         raise file.error("the recipe names no task")
-    return Recipe(file.path.stem, file.data["description"], file.data["model"], tuple(experiments))
+    return Recipe(
+        file.path.stem,
+        file.data["description"],
+        file.data["model"],
+        tuple(experiments),
+        file.data.get("gpu_layers"),
+        tuple(map(str, file.data.get("devices", ()))),
+        file.data.get("rpc", ""),
+        file.data.get("attention"),
+    )
 
 
 def _check(
@@ -113,10 +140,11 @@ def _check(
         if key not in kinds:
             raise file.error(f"unknown key {key!r}; {did_you_mean(key, kinds)}", table, key)
         is_number = kinds[key] is float and type(value) is int
-        if type(value) is not kinds[key] and not is_number:
+        is_auto = (key, value) == ("gpu_layers", "auto")
+        if type(value) is not kinds[key] and not is_number and not is_auto:
             kind = _KIND_NAMES.get(kinds[key], "a table")
             raise file.error(f"{key} must be {kind}, not {value!r}", table, key)
-        if key in _AT_LEAST and value < _AT_LEAST[key]:
+        if key in _AT_LEAST and type(value) is int and value < _AT_LEAST[key]:
             raise file.error(f"{key} must be at least {_AT_LEAST[key]}, not {value}", table, key)
         for patch in value if key == "interventions" else ():
             if patch not in patches():

@@ -52,22 +52,34 @@ def _own_folder(place: Callable[[str], Path]) -> Path:
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda _n: None) -> str:
     """SHA-256 of a file, remembered as long as the file is the same and was not touched."""
     path = path.resolve()
-    stat = path.stat()
-    # The time of the content's change can be set (cp -p, tar), that of the inode's cannot.
-    state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
-    memo, key = _Memo("hashes.json"), str(path)
-    known = memo.get(key)
-    if isinstance(known, dict) and known.get("state") == state:
-        digest = known.get("sha256")
-        if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
-            return digest
+    state = _state(path)
+    known = known_sha256(path)
+    if known is not None:
+        return known
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             found.update(block)
             progress(len(block))
-    memo.put(key, {"state": state, "sha256": found.hexdigest()})
+    _Memo("hashes.json").put(str(path), {"state": state, "sha256": found.hexdigest()})
     return found.hexdigest()
+
+
+def known_sha256(path: Path) -> str | None:
+    """What is remembered of a file's SHA-256, if it was not touched since."""
+    path = path.resolve()
+    known = _Memo("hashes.json").get(str(path))
+    if isinstance(known, dict) and known.get("state") == _state(path):
+        digest = known.get("sha256")
+        if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
+            return digest
+    return None
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    # The time of the content's change can be set (cp -p, tar), that of the inode's cannot.
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
 
 
 def remembered_of_machine(what: str, check: Callable[[], str]) -> str:
@@ -78,13 +90,39 @@ def remembered_of_machine(what: str, check: Callable[[], str]) -> str:
 def remembered_of_file(digest: str, what: str, check: Callable[[], str]) -> str:
     """What a check of a file found, remembered for the file and for what it was checked with."""
     memo = _Memo("checks.json")
-    versions = f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
-    key = f"{digest} {what}, {versions}"
+    key = f"{digest} {what}, {_versions()}"
     known = memo.get(key)
     if not isinstance(known, str):
         known = check()
         memo.put(key, known)
     return known
+
+
+def remembered_of_place(path: Path, what: str, find: Callable[[], str]) -> str:
+    """What was found in a file, remembered as long as it was not touched."""
+    path = path.resolve()
+    memo, key, state = _Memo("files.json"), f"{what} {path}, {_versions()}", _state(path)
+    known = memo.get(key)
+    if isinstance(known, dict) and known.get("state") == state:
+        found = known.get("found")
+        if isinstance(found, str):
+            return found
+    found = find()
+    memo.put(key, {"state": state, "found": found})
+    return found
+
+
+def known_of_file(digest: str, beginning: str) -> list[str]:
+    """What the checks whose names begin so found of a file, with the versions of now."""
+    return [
+        found
+        for key, found in _Memo("checks.json").all().items()
+        if key.startswith(f"{digest} {beginning}") and key.endswith(f", {_versions()}")
+    ]
+
+
+def _versions() -> str:
+    return f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
 
 
 def _processor() -> str:
@@ -113,21 +151,21 @@ class _Memo:
         self._path = cache_dir() / name
 
     def get(self, key: str) -> Any:
-        return self._read().get(key)
+        return self.all().get(key)
 
     def put(self, key: str, value: object) -> None:
         # A cache that cannot be written makes the next run slower, not wrong.
         with contextlib.suppress(OSError):
-            write_atomically(self._path, json.dumps({**self._read(), key: value}, indent=1))
+            write_atomically(self._path, json.dumps({**self.all(), key: value}, indent=1))
 
     def drop(self, unwanted: Callable[[str], bool]) -> None:
-        known = self._read()
+        known = self.all()
         kept = {key: value for key, value in known.items() if not unwanted(key)}
         if len(kept) < len(known):
             with contextlib.suppress(OSError):
                 write_atomically(self._path, json.dumps(kept, indent=1))
 
-    def _read(self) -> dict[str, Any]:
+    def all(self) -> dict[str, Any]:
         try:
             data = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):

@@ -40,8 +40,3 @@ def last_error() -> str:
     """The first thing llama.cpp complained of since then: later ones follow from it."""
     said = [line for line in _log if line]
     return printable(said[0]) if said else "llama.cpp gave no reason"
-
-
-def has_gpu() -> bool:
-    """Whether this build of llama.cpp can place blocks on a GPU."""
-    return bool(llama.llama_supports_gpu_offload())

@@ -156,6 +156,9 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
     new_mul_mat_id = function("ggml_mul_mat_id", _ptr, _ptr, _ptr, _ptr, _ptr)
     new_set_rows = function("ggml_set_rows", _ptr, _ptr, _ptr, _ptr, _ptr)
     new_cpy = function("ggml_cpy", _ptr, _ptr, _ptr, _ptr)
+    new_soft_max = function(
+        "ggml_soft_max_ext", _ptr, _ptr, _ptr, _ptr, ctypes.c_float, ctypes.c_float
+    )
     new_view = function("ggml_view_1d", _ptr, _ptr, _ptr, ctypes.c_int64, _size)
     new_graph = function("ggml_new_graph", _ptr, _ptr)
     expand = function("ggml_build_forward_expand", None, _ptr, _ptr)
@@ -173,6 +176,7 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
         view = new_view(context, right, 3, 12)
         product = new_mul_mat(context, left, right)
         chosen = new_mul_mat_id(context, left, right, new_1d(context, GGML_TYPE_I32, 5))
+        masked = new_soft_max(context, left, right, 1.0, 0.0)
         ops = {
             "ADD": at(total).op,
             "GET_ROWS": at(picked).op,
@@ -180,6 +184,7 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
             "CPY": at(copied).op,
             "MUL_MAT": at(product).op,
             "MUL_MAT_ID": at(chosen).op,
+            "SOFT_MAX": at(masked).op,
         }
         flags_before = at(total).flags
         expand(new_graph(context), picked)
@@ -198,6 +203,7 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
             and list(at(total).nb) == [4, 12, 60, 60]
             and list(at(total).src) == [left, right] + [None] * 8
             and list(at(picked).src)[:2] == [total, index]
+            and list(at(masked).src)[:2] == [left, right]
         )
     finally:
         free(context)
@@ -213,3 +219,4 @@ _OPS, FLAGS_PROVED = _prove_layout()
 OP_ADD, OP_GET_ROWS = _OPS["ADD"], _OPS["GET_ROWS"]
 OP_SET_ROWS, OP_CPY = _OPS["SET_ROWS"], _OPS["CPY"]
 OP_MUL_MAT, OP_MUL_MAT_ID = _OPS["MUL_MAT"], _OPS["MUL_MAT_ID"]
+OP_SOFT_MAX = _OPS["SOFT_MAX"]

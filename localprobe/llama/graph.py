@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
+from localprobe.llama.attention import attention_of
 from localprobe.llama.residual import FloatArray, ForwardPass, original_name
 
 Indices = NDArray[np.intp]
@@ -47,7 +48,8 @@ class Graph:
 
     state[k]: the state at layer k. contribution[j]: what the attention of block j (anything that
     mixes tokens) gives to the residual stream; None of a block that has none. stores[j]: where
-    block j writes its keys and values into the cache.
+    block j writes its keys and values into the cache. attention[j]: where it turns scores into
+    weights, and its mask.
 
     Make it right after the decode that was recorded, while the graph is in memory.
     Raises ModelError when something is not found.
@@ -74,6 +76,7 @@ class Graph:
             [i for i in self.block(block) if nodes[i].op == ggml.OP_SET_ROWS]
             for block in range(n_layer)
         ]
+        self.attention = [attention_of(addresses, self.block(b)) for b in range(n_layer)]
         self._embedded = self._find_tokens(nodes)
         self._n_layer = n_layer
         self._multiplied = np.array([_weights(node) for node in nodes], np.int64)
@@ -97,7 +100,7 @@ class Graph:
     # What to leave out
 
     def from_layer(self, layer: int, states: FloatArray) -> Part:
-        """Go on from these states at a layer."""
+        """Go on from these states at a layer; at layer L, only the norm and the output matrix."""
         return Part(self._before[layer], {self.state[layer]: _write(states)})
 
     def holding(self, layer: int, states: FloatArray, rows: Sequence[int]) -> Part:
@@ -143,7 +146,7 @@ class Graph:
     def _before(self) -> list[Indices]:
         return [
             self._complement(self._needed(range(state + 1, len(self.addresses)), {state}))
-            for state in self.state[:-1]
+            for state in self.state
         ]
 
     def _needed(self, roots: Iterable[int], written: set[int]) -> set[int]:

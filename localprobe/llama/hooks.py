@@ -12,7 +12,7 @@ llama.cpp calls back for every node in compute order, first to ask whether the n
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -37,10 +37,14 @@ class NoVisitor:
 
 
 class EvalHook:
-    """One context's eval callback. Not armed, it lets every node pass."""
+    """One context's eval callback. Not armed, it lets every node pass.
 
-    def __init__(self) -> None:
-        self.callback = _CALLBACK(self._call)
+    tick: called at every node, too; for who wants to know that it goes on.
+    """
+
+    def __init__(self, tick: Callable[[], None] | None = None) -> None:
+        self._tick = tick
+        self.callback = _CALLBACK(self._call if tick is None else self._call_with_tick)
         self._visitor: NodeVisitor | None = None
         self._wanted: frozenset[int] | None = None
         self._error: BaseException | None = None
@@ -69,6 +73,11 @@ class EvalHook:
     @property
     def is_armed(self) -> bool:
         return self._visitor is not None
+
+    def _call_with_tick(self, address: int, ask: bool, user_data: object) -> bool:
+        assert self._tick is not None
+        self._tick()
+        return self._call(address, ask, user_data)
 
     def _call(self, address: int, ask: bool, _user_data: object) -> bool:
         # Called for every node of every decode: the common case comes first.

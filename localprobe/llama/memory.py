@@ -35,6 +35,27 @@ def check_fits(needed: float, what: str, remedy: str) -> str:
     return ""
 
 
+def free_memory() -> float:
+    """Bytes that may be taken without swap."""
+    available: int = psutil.virtual_memory().available
+    return max(0.0, min(available, allowed_memory()) - _LEFT_ALONE)
+
+
+def check_fits_on(
+    name: str, memory: tuple[int, int], needed: float, what: str, remedy: str
+) -> None:
+    """Raise LocalprobeError where so many bytes are more than a device, by its name, has free.
+
+    memory: its free and all its bytes; 0 and 0 where it does not say, and anything goes.
+    """
+    free, total = memory
+    if total and needed > free:
+        raise LocalprobeError(
+            f"{what} needs about {_gigabytes(needed)} of memory on {name}, and {_gigabytes(free)} "
+            f"are free there; {remedy}"
+        )
+
+
 def allowed_memory(root: Path = Path("/")) -> float:
     """Bytes that the control groups of this process leave it (Linux: containers, batch jobs).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -12,40 +12,57 @@ import numpy as np
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
 from localprobe.llama import backend, ggml
 from localprobe.llama.batch import Batch, Row, sequence_rows
+from localprobe.llama.devices import Placement
 from localprobe.llama.graph import Graph, InGraph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
-from localprobe.llama.memory import check_fits
+from localprobe.llama.memory import check_fits, check_fits_on
 from localprobe.llama.residual import Edit, EmbeddingSearch, FloatArray, ForwardPass
+from localprobe.llama.rpc import Workers
 from localprobe.llama.text import Vocabulary
 from localprobe.llama.threads import checked
 
 _CONTEXT_STEP = 256
 
+EXACT, FLASH = "exact", "flash"
+"""Ways to compute attention. exact: in float32, every row looking at every cell in use. flash:
+llama.cpp's flash attention, which rounds keys and values to float16 and passes over the cells of
+other sequences."""
+
 
 class Model(Vocabulary):
     """A loaded GGUF and its KV cache.
 
-    The KV cache is float32 and flash attention (which rounds keys and values to float16) is off:
-    exactness comes before the few percent that they would bring.
+    The KV cache is float32. attention: EXACT or FLASH; may be changed, which empties the cache.
 
-    threads: CPU threads, 0 for all cores. gpu_layers: blocks to place on the GPU, -1 for all.
+    threads: CPU threads, 0 for all cores. placement: which blocks are not on the CPU, if any.
+    workers: of whom some of its devices are; to be closed after the model.
     ctx: the longest sequence in tokens, 0 for as long as needed up to the training context.
 
     Raises ModelError when the file is not a GGUF that llama.cpp can read.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0, gpu_layers: int = 0, ctx: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        placement: Placement | None = None,
+        workers: Workers | None = None,
+        ctx: int = 0,
+        attention: str = EXACT,
+    ) -> None:
+        self._attention = attention
         self._open_context: int | None = None
         self._n_ctx = 0
         self._n_sequences = 1
         self.n_decodes = 0
         """How many there were: whether somebody else has used the cache meanwhile."""
-        self._hook = EvalHook()
+        self._hook = EvalHook(workers.tick if workers else None)
         self._embedding: bytes | None = None
         self._graph: Graph | None = None
         self._threads = checked(threads)
-        super().__init__(path, gpu_layers)
+        super().__init__(path, placement, workers)
         # llama.cpp turns positions by other factors once the context is longer than that of the
         # first training. Within a model it must be always the ones, or always the others.
         before_longrope = self.context_before_longrope()
@@ -57,6 +74,21 @@ class Model(Vocabulary):
                 "model was trained with"
             )
 
+    @property
+    def attention(self) -> str:
+        return self._attention
+
+    @attention.setter
+    def attention(self, way: str) -> None:
+        if way != self._attention:
+            self._attention = way
+            self._free_context()
+            self._graph = None
+
+    @property
+    def _ways(self) -> list[str]:
+        return [f"{FLASH} attention"] if self._attention == FLASH else []
+
     def close(self) -> None:
         """Give the memory back. The model cannot be used afterwards."""
         self._free_context()
@@ -64,7 +96,8 @@ class Model(Vocabulary):
 
     def _free_context(self) -> None:
         if self._open_context is not None:
-            llama.llama_free(self._open_context)
+            with self._workers.watched():
+                llama.llama_free(self._open_context)
             self._open_context = None
 
     @property
@@ -110,9 +143,15 @@ class Model(Vocabulary):
             part = enumerate(tokens[start : start + rows], start)
             yield self._decode(Batch([Row(t, at, output=True) for at, t in part]), NoVisitor())
 
-    def decode(self, rows: Batch, edit: Edit) -> FloatArray:
+    def decode(
+        self,
+        rows: Batch,
+        edit: Edit,
+        around: Callable[[NodeVisitor], NodeVisitor] = lambda visitor: visitor,
+    ) -> FloatArray:
         """Decode rows with an edit; logits (n_outputs, n_vocab) of those that ask for them.
 
+        around: puts a visitor of its own around the one that carries out the edit.
         Raises ModelError when the graph lacks what the edit needs.
         """
         off = edit.attention_off_from
@@ -126,7 +165,7 @@ class Model(Vocabulary):
                 rows, lambda graph: InGraph(graph, visitor(graph.contributions_from(off)))
             )
         whole = visitor({})
-        logits = self._decode(rows, whole)
+        logits = self._decode(rows, around(whole))
         whole.finish()
         return logits
 
@@ -192,6 +231,16 @@ class Model(Vocabulary):
         if not llama.llama_memory_seq_rm(memory, sequence, start, -1):
             raise ModelError("this model's memory cannot forget its latest tokens")
 
+    def share(self, sequence: int, others: Iterable[int], end: int) -> None:
+        """Let other sequences have the tokens of one at positions below `end`, and no others.
+
+        No data is copied: they attend to the same cells.
+        """
+        memory = llama.llama_get_memory(self._context)
+        for other in others:
+            self.forget(other, 0)
+            llama.llama_memory_seq_cp(memory, sequence, other, 0, end)
+
     def _forget_rows(self, rows: Batch) -> None:
         for sequence, start in rows.starts.items():
             self.forget(sequence, start)
@@ -206,6 +255,10 @@ class Model(Vocabulary):
             )
 
     def _decode(self, rows: Batch, visitor: NodeVisitor, want_logits: bool = True) -> FloatArray:
+        with self._workers.watched():
+            return self._decode_watched(rows, visitor, want_logits)
+
+    def _decode_watched(self, rows: Batch, visitor: NodeVisitor, want_logits: bool) -> FloatArray:
         if len(rows.output_rows) > self._n_sequences:
             raise ValueError("more logits are asked for than was reserved")  # llama.cpp aborts
         backend.forget_errors()
@@ -244,38 +297,53 @@ class Model(Vocabulary):
         self._n_sequences = max(n_sequences, self._n_sequences)
         n_tokens = max(n_tokens, self._n_ctx, self._least_ctx)
         self._n_ctx = -(-n_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
-        check_fits(
-            self.context_bytes(self._n_ctx, self._n_sequences),
-            f"a context of {self._n_ctx} tokens",
-            "shorten the prompt, lower --batch, or take a smaller model",
-        )
+        self._check_room()
         params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self._n_ctx
         params.n_threads = params.n_threads_batch = self._threads
         params.n_seq_max = self._n_sequences
         params.n_outputs_max = self._n_sequences
-        params.flash_attn_type = 0
+        params.flash_attn_type = int(self._attention == FLASH)
         params.type_k = params.type_v = 0
         params.kv_unified = True
         params.swa_full = True
+        # Else a build for GPUs takes large multiplications away from the CPU, and copies what they
+        # need before all of it was written.
+        params.op_offload = False
         params.no_perf = True
         params.cb_eval = ctypes.cast(self._hook.callback, type(params.cb_eval))
         backend.forget_errors()
-        with held_back():
+        with self._workers.watched(), held_back():
             self._open_context = llama.llama_init_from_model(self._model, params) or None
         if self._open_context is None:
             raise ModelError(
                 f"llama.cpp could not make a context for {self.path} ({backend.last_error()})"
             )
 
-    def context_bytes(self, n_tokens: int, n_sequences: int = 1) -> float:
-        """About what a context of so many tokens takes: cache, attention scores, activations."""
+    def _check_room(self) -> None:
+        what = f"a context of {self._n_ctx} tokens"
+        remedy = "shorten the prompt, lower --batch, or take a smaller model"
+        placement = self.placement or Placement(self.n_layer, ())
+        for device, _ in placement.blocks():
+            share = placement.share_of(device)
+            needed = self.context_bytes(self._n_ctx, self._n_sequences, share)
+            if device is None:
+                check_fits(needed, what, remedy)
+            else:
+                with self._workers.watched():
+                    check_fits_on(device.name, device.memory(), needed, what, remedy)
+
+    def context_bytes(self, n_tokens: int, n_sequences: int = 1, share: float = 1.0) -> float:
+        """About what a context of so many tokens takes: cache, attention scores, activations.
+
+        share: of the blocks, of which the cache is wanted.
+        """
         info = self.info
         cache = 2 * info.n_layer * info.n_embd * info.n_head_kv / max(1, info.n_head)
         scores = 2 * info.n_head * n_tokens
         activations = 16 * info.n_embd
         outputs = n_sequences * info.n_vocab
-        return 4.0 * (n_tokens * (cache + scores + activations) + outputs)
+        return 4.0 * (n_tokens * (share * cache + scores + activations) + outputs)
 
     def reserve(self, n_tokens: int, n_sequences: int = 1) -> None:
         """Room for so many tokens in so many sequences, of which each may ask for logits.

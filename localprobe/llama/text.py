@@ -10,7 +10,9 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 
 from localprobe.errors import LocalprobeError, ModelError
+from localprobe.llama.devices import Placement
 from localprobe.llama.interrupts import held_back
+from localprobe.llama.rpc import Workers
 from localprobe.llama.stack import with_stack
 from localprobe.llama.weights import Weights
 
@@ -23,8 +25,10 @@ _SHORT_RUN, _LONGEST_RUN = 1_000, 500_000
 class Vocabulary(Weights):
     """The tokens of a loaded GGUF. ctx: how many of them a text is expected to have, at most."""
 
-    def __init__(self, path: Path, gpu_layers: int = 0) -> None:
-        super().__init__(path, gpu_layers)
+    def __init__(
+        self, path: Path, placement: Placement | None = None, workers: Workers | None = None
+    ) -> None:
+        super().__init__(path, placement, workers)
         self.ctx = self.info.n_ctx_train
 
     def tokenize(self, text: str, *, control: bool = False, begin: bool = True) -> list[int]:

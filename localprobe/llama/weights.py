@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +14,11 @@ import llama_cpp.llama_cpp as llama
 
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.files.foreign import printable
+from localprobe.files.parts import total_size
 from localprobe.llama import backend, rearranged
+from localprobe.llama.devices import RPC, Placement, build
 from localprobe.llama.interrupts import held_back
+from localprobe.llama.rpc import Workers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,18 +55,48 @@ class ModelInfo:
 
 
 class Weights:
-    """A loaded GGUF. gpu_layers: blocks to place on the GPU, -1 for all.
+    """A loaded GGUF. placement: which blocks are not on the CPU; None: all of them are on it.
+
+    workers: those that some of the devices belong to; to be closed after it.
 
     Raises ModelError when the file is not a GGUF that llama.cpp can read.
     """
 
-    def __init__(self, path: Path, gpu_layers: int = 0) -> None:
+    def __init__(
+        self, path: Path, placement: Placement | None = None, workers: Workers | None = None
+    ) -> None:
         self.path = path
-        self.devices = f"gpu {gpu_layers}"
-        self.on_cpu = gpu_layers == 0
-        self._open_model: int | None = _load(path, gpu_layers)
+        self.placement = placement if placement and placement.n_placed else None
+        self._workers = workers or Workers(())
+        with self._workers.watched():
+            self._open_model: int | None = _load(path, self.placement, self._workers.tick)
         self.info = self._read_info()
         self.n_layer, self.n_embd = self.info.n_layer, self.info.n_embd
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether all of it is: the same work then gives the same bits."""
+        return self.placement is None
+
+    @property
+    def devices(self) -> str:
+        """What it is computed on, as runs write it down: the same text, the same arithmetic."""
+        return self.placement.record if self.placement else "cpu"
+
+    @property
+    def checked_on(self) -> str:
+        """What checks of it hold for: devices, where workers are, and this build of llama.cpp."""
+        of_workers = [
+            f"{device.name} is {device.description} with {device.memory()[1]} bytes"
+            for device in (self.placement.devices if self.placement else ())
+            if device.backend == RPC
+        ]
+        return ", ".join([self.devices, *of_workers, *self._ways, f"build {build()}"])
+
+    @property
+    def _ways(self) -> list[str]:
+        """How it computes there, where that is not the usual way."""
+        return []
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +112,8 @@ class Weights:
     def close(self) -> None:
         """Give the memory back. The model cannot be used afterwards."""
         if self._open_model is not None:
-            llama.llama_model_free(self._open_model)
+            with self._workers.watched():
+                llama.llama_model_free(self._open_model)
             self._open_model = None
 
     # llama.cpp reads from whatever address it is given: none of a closed model may reach it.
@@ -145,7 +180,7 @@ class Weights:
         return printable(buffer.value.decode(errors="replace")) if size >= 0 else ""
 
 
-def _load(path: Path, gpu_layers: int) -> int:
+def _load(path: Path, placement: Placement | None, tick: Callable[[], None] | None) -> int:
     try:
         with path.open("rb") as file:
             magic = file.read(len(GGUF_MAGIC))
@@ -155,15 +190,37 @@ def _load(path: Path, gpu_layers: int) -> int:
         raise ModelError(f"{path} is not a GGUF file (it does not start with the letters GGUF)")
     backend.start()
     params = llama.llama_model_default_params()
-    params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1_000_000
+    shares = placement.shares if placement else ()
+    # An empty list, unlike none: then a build for GPUs does with them what one for CPUs does.
+    devices = (ctypes.c_void_p * (len(shares) + 1))(*(device.address for device, _ in shares), None)
+    split = (ctypes.c_float * llama.LLAMA_MAX_DEVICES)(*(count for _, count in shares))
+    params.devices = ctypes.cast(devices, ctypes.c_void_p)
+    params.tensor_split = split
+    params.n_gpu_layers = placement.n_placed if placement else 0
+    if tick is not None:
+        params.progress_callback = _progress(tick)
     params.use_extra_bufts = rearranged.is_safe()
-    if gpu_layers == 0 and path.stat().st_size > _MAPPED_AT_MOST:
+    if placement is None and total_size(path) > _MAPPED_AT_MOST:
         params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     backend.forget_errors()
     with held_back():
         model = llama.llama_model_load_from_file(os.fsencode(path), params)
+    if not model and placement:
+        raise ModelError(
+            f"{path} could not be placed as asked for, {placement} ({backend.last_error()})"
+        )
     if not model:
         raise ModelError(
             f"{path} is truncated, damaged or of an unknown kind ({backend.last_error()})"
         )
     return int(model)
+
+
+def _progress(tick: Callable[[], None]) -> Any:
+    """A callback that llama.cpp calls as weights come in; it goes on as long as that says so."""
+
+    def went_on(_share: float, _user_data: object) -> bool:
+        tick()
+        return True
+
+    return llama.llama_progress_callback(went_on)

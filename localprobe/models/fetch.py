@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -44,7 +44,7 @@ def fetch(entry: Entry, *, quiet: bool = False) -> Path:
     """
     if entry.path.exists():
         return entry.path
-    if os.environ.get("LOCALPROBE_OFFLINE") not in (None, "", "0"):
+    if _is_offline():
         raise FetchError(
             f"{entry.name} is not in the cache, and localprobe is told to stay offline "
             f"(--offline or LOCALPROBE_OFFLINE); online, run: localprobe models pull {entry.name}"
@@ -183,24 +183,49 @@ def _verify(entry: Entry, blocks: Iterable[bytes], sink: Callable[[bytes], objec
         )
 
 
+def _is_offline() -> bool:
+    return os.environ.get("LOCALPROBE_OFFLINE") not in (None, "", "0")
+
+
 def _hub_download(entry: Entry, source: HubSource, folder: Path) -> Path:
+    asked = source.repo, source.file
+    return _from_hub(entry.name, str(source), *asked, revision=source.revision, local_dir=folder)
+
+
+def fetch_from_hub(name: str, repo: str, file: str, cache: Path) -> Path:
+    """A file of the hub's main branch, in the cache of the hub's own client.
+
+    name: what it was asked for by. Raises FetchError when it cannot be had.
+    """
+    if _is_offline():
+        raise FetchError(
+            f"{name} is not in the Hugging Face cache ({cache}), and localprobe is told to stay "
+            "offline (--offline or LOCALPROBE_OFFLINE)"
+        )
+    what = f"{file} of {repo} on the Hugging Face hub"
+    try:
+        return _from_hub(name, what, repo, file, cache_dir=cache)
+    except OSError as error:
+        raise FetchError(f"could not fetch {what} into {cache} ({error})") from None
+
+
+def _from_hub(name: str, what: str, repo: str, file: str, **places: Any) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
         raise FetchError(
-            f"{entry.name} comes from the Hugging Face hub, which needs an optional extra: "
+            f"{name} comes from the Hugging Face hub, which needs an optional extra: "
             'pip install "localprobe[hf]"'
         ) from None
     try:
-        path = hf_hub_download(source.repo, source.file, revision=source.revision, local_dir=folder)
+        return Path(hf_hub_download(repo, file, **places))
     except OSError:
         raise
     except Exception as error:  # the hub's client raises many kinds, httpx's among them
         reason = str(error).strip().splitlines()
         raise FetchError(
-            f"could not fetch {source} ({reason[0] if reason else type(error).__name__})"
+            f"could not fetch {what} ({reason[0] if reason else type(error).__name__})"
         ) from None
-    return Path(path)
 
 
 def _size(folder: Path) -> int:

@@ -15,6 +15,7 @@ from typing import IO, NoReturn, TypeAlias
 
 from localprobe.errors import ModelError
 from localprobe.files.foreign import printable
+from localprobe.files.parts import parts_of
 
 _MOST_METADATA = 256 << 20
 _MOST_KEYS = 1 << 16
@@ -36,6 +37,19 @@ BLOCKS = {
     **{21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4)},
     **{27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66)},
     **{39: (32, 17), 40: (64, 36), 41: (128, 18), 42: (64, 18)},
+}
+
+# By llama.cpp's number of a file's type, what it calls it. A test holds it to the library.
+FILE_TYPES = {
+    **{0: "all F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1"},
+    **{10: "Q2_K - Medium", 11: "Q3_K - Small", 12: "Q3_K - Medium", 13: "Q3_K - Large"},
+    **{14: "Q4_K - Small", 15: "Q4_K - Medium", 16: "Q5_K - Small", 17: "Q5_K - Medium"},
+    **{18: "Q6_K", 19: "IQ2_XXS - 2.0625 bpw", 20: "IQ2_XS - 2.3125 bpw", 21: "Q2_K - Small"},
+    **{22: "IQ3_XS - 3.3 bpw", 23: "IQ3_XXS - 3.0625 bpw", 24: "IQ1_S - 1.5625 bpw"},
+    **{25: "IQ4_NL - 4.5 bpw", 26: "IQ3_S - 3.4375 bpw", 27: "IQ3_S mix - 3.66 bpw"},
+    **{28: "IQ2_S - 2.5 bpw", 29: "IQ2_M - 2.7 bpw", 30: "IQ4_XS - 4.25 bpw"},
+    **{31: "IQ1_M - 1.75 bpw", 32: "BF16", 36: "TQ1_0 - 1.69 bpw ternary"},
+    **{37: "TQ2_0 - 2.06 bpw ternary", 38: "MXFP4 MoE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0"},
 }
 
 # What a model of any architecture keeps to. llama.cpp divides by some of these.
@@ -74,33 +88,56 @@ class Array:
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies. kind: ggml's number of its type. start: its first byte in the file."""
+    """Where a tensor lies. kind: ggml's number of its type. start: its first byte in the file.
+
+    file: the part that it lies in, where there are several.
+    """
 
     name: str
     kind: int
     shape: tuple[int, ...]
     start: int
     size: int
+    file: Path
 
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata (texts as bytes: they need not be UTF-8) and tensors, in the file's order."""
+    """Metadata (texts as bytes: they need not be UTF-8) and tensors, in the file's order.
+
+    Of several parts: the metadata of the first, and the tensors of all.
+    """
 
     metadata: dict[str, Scalar | Array]
     tensors: tuple[Tensor, ...]
 
 
 def read_header(path: Path) -> Header:
-    """Read and check everything but the weights. Raises ModelError with what is wrong."""
-    try:
-        with path.open("rb") as file:
-            try:
-                return _read(_Reader(file))
-            except _BrokenError as error:
-                raise ModelError(f"{path} cannot be used: {printable(str(error))}") from None
-    except OSError as error:
-        raise ModelError(f"cannot read the model file {path}: {error.strerror}") from None
+    """Read and check everything but the weights. path: the first part, where there are several.
+
+    Raises ModelError with what is wrong.
+    """
+    files = parts_of(path)
+    metadata: dict[str, Scalar | Array] = {}
+    tensors: dict[str, Tensor] = {}
+    for number, file in enumerate(files):
+        try:
+            with file.open("rb") as opened:
+                found, its_tensors = _read(_Reader(opened), file)
+            _check_part(found, number, len(files))
+            for tensor in its_tensors:
+                if tensor.name in tensors:
+                    _broken(f"it has the tensor {tensor.name} of an earlier part again")
+                tensors[tensor.name] = tensor
+            metadata = metadata or found
+            if file == files[-1]:
+                file = path  # what is wrong from here on is wrong with all of it
+                _check_metadata(metadata, tensors)
+        except _BrokenError as error:
+            raise ModelError(f"{file} cannot be used: {printable(str(error))}") from None
+        except OSError as error:
+            raise ModelError(f"cannot read the model file {file}: {error.strerror}") from None
+    return Header(metadata, tuple(tensors.values()))
 
 
 class _BrokenError(Exception):
@@ -140,6 +177,18 @@ class _Reader:
     def text(self, what: str) -> bytes:
         return self.take(self.number("Q", what), what)
 
+    def texts(self, count: int, what: str) -> Iterator[bytes]:
+        # Vocabularies have hundreds of thousands: what goes well is done here, the rest by `text`.
+        read, end = self._file.read, min(self.size, _MOST_METADATA)
+        for _ in range(count):
+            length = int.from_bytes(read(8), "little")
+            if self.at + 8 + length > end:
+                self._file.seek(self.at)
+                yield self.text(what)
+                continue
+            self.at += 8 + length
+            yield read(length)
+
     def count(self, what: str, smallest: int, most: int) -> int:
         """A number of things, each of which takes so many bytes at least."""
         count = self.number("Q", f"the number of {what}")
@@ -151,7 +200,7 @@ class _Reader:
         return count
 
 
-def _read(reader: _Reader) -> Header:
+def _read(reader: _Reader, file: Path) -> tuple[dict[str, Scalar | Array], tuple[Tensor, ...]]:
     if reader.size < 4 or reader.take(4, "its mark") != b"GGUF":
         _broken("it is not a GGUF file (it does not start with the letters GGUF)")
     version = reader.number("I", "its version")
@@ -169,9 +218,23 @@ def _read(reader: _Reader) -> Header:
         if key in metadata:
             _broken(f"it has the key {key} twice")
         metadata[key] = _value(reader, key)
-    tensors = tuple(_tensors(reader, n_tensors, _alignment(metadata)))
-    _check_metadata(metadata, {tensor.name: tensor for tensor in tensors})
-    return Header(metadata, tensors)
+    return metadata, tuple(_tensors(reader, file, n_tensors, _alignment(metadata)))
+
+
+def _check_part(metadata: dict[str, Scalar | Array], number: int, count: int) -> None:
+    """llama.cpp finds the other parts by the first one's name: it must be what was read here."""
+    parts, part = metadata.get("split.count", 0), metadata.get("split.no", 0)
+    if not (type(parts) is int and type(part) is int):
+        _broken("it does not say in a number which part it is")
+    if max(1, parts) != count:
+        _broken(
+            f"it says that it is one of {parts} parts, and its name does not; the first should be "
+            f"called NAME-00001-of-{parts:05}.gguf"
+            if count == 1
+            else f"its name says that it is one of {count} parts, and its header does not"
+        )
+    if part != number:
+        _broken(f"it says that it is part {part + 1}, and its name says {number + 1}")
 
 
 def _value(reader: _Reader, key: str) -> Scalar | Array:
@@ -187,7 +250,7 @@ def _value(reader: _Reader, key: str) -> Scalar | Array:
     kind = reader.number("I", f"the type of {key}")
     if kind == _STRING:
         count = reader.count(f"texts in {key}", 8, _MOST_STRINGS)
-        return Array(kind, count, strings=tuple(reader.text(key) for _ in range(count)))
+        return Array(kind, count, strings=tuple(reader.texts(count, key)))
     if kind not in _SCALARS:
         _broken(f"{key} is an array of type {kind}, which llama.cpp cannot read")
     width = struct.calcsize("<" + _SCALARS[kind])
@@ -202,7 +265,7 @@ def _alignment(metadata: dict[str, Scalar | Array]) -> int:
     return value
 
 
-def _tensors(reader: _Reader, count: int, alignment: int) -> Iterator[Tensor]:
+def _tensors(reader: _Reader, file: Path, count: int, alignment: int) -> Iterator[Tensor]:
     found: dict[str, tuple[int, tuple[int, ...], int]] = {}
     end = 0
     for number in range(count):
@@ -232,7 +295,7 @@ def _tensors(reader: _Reader, count: int, alignment: int) -> Iterator[Tensor]:
                 f"it is truncated: the tensor {name} ends at byte {start + size}, the file at "
                 f"byte {reader.size}"
             )
-        yield Tensor(name, kind, shape, start, size)
+        yield Tensor(name, kind, shape, start, size, file)
         start += _padded(size, alignment)
 
 
@@ -258,10 +321,6 @@ def _check_metadata(metadata: dict[str, Scalar | Array], tensors: dict[str, Tens
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, bytes):
         _broken("it does not say of which architecture it is")
-    parts = metadata.get("split.count", 1)
-    if isinstance(parts, int) and parts > 1:
-        # Only this file is hashed and vetted, and llama.cpp would go on to read the others.
-        _broken(f"it is one of {parts} parts; join them with llama-gguf-split --merge")
     prefix = architecture.decode(errors="replace") + "."
     for name, (low, high) in _BOUNDS.items():
         for value in _integers(metadata.get(prefix + name)):

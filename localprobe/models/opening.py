@@ -7,6 +7,7 @@ with open_model("smollm2-135m") as probe:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,17 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.engine.full import FullEngine
-from localprobe.engine.proof import check_resume
+from localprobe.engine.proof import check_resume, moved_by_flash
 from localprobe.engine.resume import BATCH_SIZE, ResumeEngine
+from localprobe.engine.tokens_proof import check_hiding, check_hiding_resumed
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
 from localprobe.files.cache import remembered_of_file, sha256_of, user_path
-from localprobe.llama.backend import has_gpu
+from localprobe.files.parts import joint_sha256, parts_of, split_name, total_size
 from localprobe.llama.check import check
+from localprobe.llama.devices import Device, chosen, own_devices
 from localprobe.llama.memory import check_fits
-from localprobe.llama.model import Model
+from localprobe.llama.model import EXACT, FLASH, Model
+from localprobe.llama.rpc import Workers, endpoints
 from localprobe.llama.threads import Others
 from localprobe.models import registry
 from localprobe.models.fetch import fetch
+from localprobe.models.header import read_header
+from localprobe.models.placement import AUTO, needs, parse_gpu_layers, place, what_was_chosen
 from localprobe.models.prepare import (
     check_type,
     manifest_of,
@@ -33,7 +39,10 @@ from localprobe.models.prepare import (
     prepared_path,
     read_manifest,
 )
+from localprobe.models.stores import find_stored, is_stored_name, named_in_stores
 from localprobe.models.vetting import vet
+
+_NAMED_BY_HASH = re.compile(r"(?:sha256[-:])?([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,9 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
         "n_layer": info.n_layer,
         "n_embd": info.n_embd,
         "file_type": info.file_type,
+        # As in records of before there was a choice.
+        **({"attention": FLASH} if loaded.model.attention == FLASH else {}),
+        **({"blocks_on": str(loaded.model.placement)} if loaded.model.placement else {}),
     }
     made = manifest_of(loaded.model.path)
     if made is not None:
@@ -82,7 +94,7 @@ def find(
     name, path, digest = locate(name)
     if not on_gpu:
         # Before it is tried: where memory runs out, systems stop programs.
-        warning = check_fits(path.stat().st_size, f"the model {path}", "take a smaller one")
+        warning = check_fits(total_size(path), f"the model {path}", "take a smaller one")
         if warning:
             warn(warning)
     vet(path, digest)
@@ -90,17 +102,19 @@ def find(
 
 
 def locate(name: str) -> tuple[str, Path, str]:
-    """Name, file and SHA-256 of a model given by name or by the path of a .gguf file.
+    """Name, file and SHA-256 of a model given by name, by the path of a .gguf file or as `stores`
+    name it.
 
+    Of a model in several files: the first of them, and a SHA-256 of those of all.
     NAME@type and FILE.gguf@type are what was prepared of them. A known model is fetched when it is
     not in the cache yet.
     """
-    path = _as_file(name)
-    if path is not None:
-        return path.stem, path, _hash(path)
+    file = _as_file(name)
+    if file is not None:
+        return *file, _hash(file[1])
     if "@" in name:
         return _find_prepared(prepared_name(name))
-    entry = registry.entry(name)
+    entry = registry.entry(name, named_in_stores)
     path = fetch(entry)
     digest = _hash(path)
     if digest != entry.sha256:
@@ -113,14 +127,24 @@ def locate(name: str) -> tuple[str, Path, str]:
     return name, path, digest
 
 
-def _as_file(name: str) -> Path | None:
-    """The file that a name is the path of, if it is one. Raises ModelError where it is gone."""
+def _as_file(name: str) -> tuple[str, Path] | None:
+    """The file that a name is the path of, or that a store has by it, and what it is called.
+
+    None where it is no such name. Raises LocalprobeError (ModelError, FetchError) where it is gone.
+    """
+    if is_stored_name(name):
+        if "@" in name and not name.lower().endswith(".gguf"):
+            return None
+        found = find_stored(name)
+        return found.short, found.path
     path = user_path(name) if name.startswith("~") else Path(name)
     if path.suffix.lower() != ".gguf" and not path.is_file():
         return None
     if not path.is_file():
-        raise ModelError(f"there is no model file {path}")
-    return path
+        stored = named_in_stores(name)
+        hint = f"; did you mean {' or '.join(stored)}?" if stored else ""
+        raise ModelError(f"there is no model file {path}{hint}")
+    return split_name(path)[0], parts_of(path)[0]
 
 
 def prepared_name(name: str) -> str:
@@ -135,14 +159,14 @@ def prepared_name(name: str) -> str:
     if not base.lower().endswith(".gguf") and usual in known:
         return usual
     check_type(kind)
-    stem = f"{Path(base).stem}@{kind}"
-    if base.lower().endswith(".gguf") and not user_path(base).is_file() and stem in known:
+    stem = f"{split_name(Path(base))[0]}@{kind}"
+    is_path = base.lower().endswith(".gguf") and not is_stored_name(base)
+    if is_path and not user_path(base).is_file() and stem in known:
         raise ModelError(
             f"there is no model file {base}; what was prepared of one of this name is -m {stem}"
         )
-    path = _as_file(base)
-    if path is None and "@" in base:
-        path = prepared_path(prepared_name(base))
+    file = _as_file(base)
+    path = file[1] if file else prepared_path(prepared_name(base)) if "@" in base else None
     found = None if path is None else prepared_from(_hash(path), kind)
     if found is None:
         typed = f'"{base}"' if " " in base else base
@@ -189,6 +213,41 @@ def choose_engine(
     return ResumeEngine(loaded.model, batch_size, noise), ""
 
 
+AUTO_ATTENTION = "auto"
+
+
+def _check_attention(name: str) -> None:
+    ways = (EXACT, FLASH, AUTO_ATTENTION)
+    if name not in ways:
+        raise LocalprobeError(f"unknown attention {name!r}; {did_you_mean(name, ways)}")
+
+
+def _suited_attention(loaded: LoadedModel, tell: Callable[[str], object]) -> str:
+    """FLASH where what it rounds is no more than what these weights round anyway, else EXACT.
+
+    What they round anyway is how far the same prompts are apart in other decodes; measured once.
+    """
+    model = loaded.model
+    if re.search(r"\bF(32|16)\b", model.info.file_type):
+        return EXACT
+    noise, _ = _noise(loaded, tell)
+    if noise is None:
+        return EXACT
+
+    def run() -> str:
+        try:
+            with _any_length(model):
+                return moved_by_flash(model).hex()
+        except ModelError:
+            return "inf"
+
+    moved = remembered_of_file(loaded.sha256, f"moved by flash, {model.checked_on}", run)
+    try:
+        return FLASH if float.fromhex(moved) <= noise else EXACT
+    except (ValueError, OverflowError):
+        return EXACT
+
+
 def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | None, str]:
     """That of resuming, in logits; None, and why, where it was not proved exact on this model."""
     if not loaded.model.can_leave_out:
@@ -202,7 +261,7 @@ def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | 
         except ModelError as error:
             return str(error)
 
-    found = remembered_of_file(loaded.sha256, f"exact, noise, {loaded.model.devices}", run)
+    found = remembered_of_file(loaded.sha256, f"exact, noise, {loaded.model.checked_on}", run)
     try:
         noise = float.fromhex(found)
     except (ValueError, OverflowError):
@@ -210,34 +269,125 @@ def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | 
     return (noise, "") if 0 <= noise < math.inf else (None, found)
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where a model is to be computed, as a user says it; the CPU, where nothing is said.
+
+    gpu_layers: how many layers, from the last one (the output) on, are not on the CPU; -1: all;
+    "auto": as many as there is room for. Not given, it is auto where devices or workers are named.
+    names: devices, as `localprobe devices` prints them. rpc: HOST:PORT,… of workers.
+    """
+
+    gpu_layers: int | str | None = None
+    names: tuple[str, ...] = ()
+    rpc: str = ""
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        return endpoints(self.rpc)
+
+    @property
+    def asked(self) -> int | str:
+        if self.gpu_layers is None:
+            return AUTO if self.names or self.rpc else 0
+        return parse_gpu_layers(self.gpu_layers)
+
+    def devices(self, workers: Workers) -> list[Device]:
+        """Those that get a part of the model. Raises LocalprobeError where there are none."""
+        if not self.names and self.asked == 0:
+            return []
+        with workers.watched():
+            found = chosen([*workers.devices, *own_devices()], self.names)
+        if not found and not self.names and self.asked != AUTO:
+            raise LocalprobeError(
+                "--gpu-layers needs a llama-cpp-python that was built for a GPU, or workers (see "
+                "localprobe devices)"
+            )
+        return found if self.asked != 0 else []
+
+
+@contextmanager
+def exactly(loaded: LoadedModel) -> Iterator[None]:
+    """Attention in float32 for a while: its weights can be read, and its masks written to."""
+    model = loaded.model
+    way, model.attention = model.attention, EXACT
+    try:
+        yield
+    finally:
+        model.attention = way
+
+
+def why_not_hidden(loaded: LoadedModel, *, resuming: bool) -> str:
+    """Why tokens cannot be hidden from the last one in this model; empty when they can.
+
+    resuming: by computing only what changes. Remembered per file and engine.
+    """
+    check_it = check_hiding_resumed if resuming else check_hiding
+
+    def run() -> str:
+        try:
+            with _any_length(loaded.model):
+                check_it(loaded.model)
+        except ModelError as error:
+            return str(error)
+        return ""
+
+    what = f"{check_it.__name__}, {loaded.model.checked_on}"
+    return remembered_of_file(loaded.sha256, what, run)
+
+
 @contextmanager
 def open_model(
     name: str,
     *,
     threads: int = 0,
-    gpu_layers: int = 0,
+    where: Where = Where(),
     ctx: int = 0,
+    attention: str = AUTO_ATTENTION,
     warn: Callable[[str], object] = lambda _message: None,
     tell: Callable[[str], object] = lambda _message: None,
 ) -> Iterator[LoadedModel]:
     """Load a model and make sure, once per file, that localprobe can probe it.
 
-    warn: is told where it will be slow since memory is short; tell: since others are at work.
+    attention: EXACT, FLASH, or AUTO_ATTENTION for what suits its weights.
+
+    warn: is told where it will be slow since memory is short, and what was chosen by itself; tell:
+    where others are at work.
     Raises LocalprobeError (ModelError, FetchError) when it cannot be had or cannot be probed.
     """
-    if gpu_layers and not has_gpu():
-        raise LocalprobeError(
-            "--gpu-layers needs a llama-cpp-python that was built for a GPU (see the README)"
-        )
+    _check_attention(attention)
     others = Others()
-    name, path, digest = find(name, on_gpu=bool(gpu_layers), warn=warn)
-    with Model(path, threads=threads, gpu_layers=gpu_layers, ctx=ctx) as model:
-        reason = why_not(model, digest)
-        if reason:
-            raise ModelError(f"{path} cannot be probed: {reason}")
-        if threads == 0 and (advice := others.advice()):
-            tell(advice)
-        yield LoadedModel(name, digest, model)
+    with Workers(where.workers) as workers:
+        devices = where.devices(workers)
+        name, path, digest = find(name, on_gpu=bool(devices), warn=warn)
+        placement = None
+        if devices:
+            needed = needs(read_header(path), ctx)
+            with workers.watched():
+                placement = place(needed, devices, where.asked)
+            if where.asked == AUTO:
+                warn(what_was_chosen(placement))
+            left = sum(needed.layers[: len(needed.layers) - placement.n_placed])
+            what = f"what of {path} is on the CPU"
+            if warning := check_fits(left, what, "put more on devices (--gpu-layers)"):
+                warn(warning)
+        with Model(path, threads=threads, placement=placement, workers=workers, ctx=ctx) as model:
+            reason = why_not(model, digest)
+            if reason:
+                raise ModelError(f"{path} cannot be probed: {reason}")
+            # Workers may be on this machine, and are no others.
+            if threads == 0 and not where.rpc and (advice := others.advice()):
+                tell(advice)
+            loaded = LoadedModel(name, digest, model)
+            if attention == AUTO_ATTENTION:
+                attention = _suited_attention(loaded, tell)
+            model.attention = attention
+            if attention == FLASH and (reason := why_not(model, digest)):
+                raise ModelError(
+                    f"{path} cannot be probed with flash attention: {reason}; "
+                    f"take --attention {EXACT}"
+                )
+            yield loaded
 
 
 def why_not(model: Model, digest: str) -> str:
@@ -251,7 +401,7 @@ def why_not(model: Model, digest: str) -> str:
             return str(error)
         return ""
 
-    return remembered_of_file(digest, f"states, {model.devices}", run)
+    return remembered_of_file(digest, f"states, {model.checked_on}", run)
 
 
 @contextmanager
@@ -265,7 +415,17 @@ def _any_length(model: Model) -> Iterator[None]:
 
 
 def _hash(path: Path) -> str:
+    parts = parts_of(path)
     try:
-        return sha256_of(path)
+        digests = [sha256_of(part) for part in parts]
     except OSError as error:
         raise ModelError(f"cannot read the model file {path}: {error.strerror}") from None
+    for part, digest in zip(parts, digests, strict=True):
+        # Ollama and the hub's client name what they keep by its content.
+        told = _NAMED_BY_HASH.fullmatch(part.resolve().name)
+        if told and told[1] != digest:
+            raise ModelError(
+                f"{part} is damaged: its SHA-256 is {digest}, which its name says should be "
+                f"{told[1]}"
+            )
+    return joint_sha256(digests)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -82,13 +83,15 @@ def prepare(
             f"{name} is the name of another model in models.toml; rename {source} to prepare it"
         )
     # A known name is that of the known file alone; others may be the stems of several files.
-    new_name = f"{name}@{kind}" if known else _free_name(name, source_sha256, kind)
+    # Ollama's are called NAME:TAG, which is no file's name everywhere.
+    called = re.sub(r"[/:]", "_", name)
+    new_name = f"{name}@{kind}" if known else _free_name(called, source_sha256, kind)
     path = prepared_path(new_name)
     if path.exists() and read_manifest(path).source_sha256 == source_sha256:
         return new_name, path
     tell(f"converting {name} to {kind} ...")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{called}-", dir=path.parent) as folder:
         made = Path(folder) / "model.gguf"
         try:
             quantize(source, made, kind)

@@ -7,7 +7,7 @@ by one in the working directory; later ones win.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,13 +89,17 @@ def entries() -> dict[str, Entry]:
     return known
 
 
-def entry(name: str) -> Entry:
-    """The model of that name. Raises LocalprobeError with the near misses for an unknown one."""
+def entry(name: str, meant: Callable[[str], Iterable[str]] = lambda _name: ()) -> Entry:
+    """The model of that name. Raises LocalprobeError with the near misses for an unknown one.
+
+    meant: what else may have been meant by it, if anything.
+    """
     known = entries()
     if name not in known:
+        others = list(meant(name))
+        hint = f"did you mean {' or '.join(others)}?" if others else did_you_mean(name, known)
         raise LocalprobeError(
-            f"unknown model {name!r}: neither a name in models.toml nor a .gguf file; "
-            f"{did_you_mean(name, known)}"
+            f"unknown model {name!r}: neither a name in models.toml nor a .gguf file; {hint}"
         )
     return known[name]
 

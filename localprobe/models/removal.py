@@ -11,7 +11,8 @@ from pathlib import Path
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.files.cache import forget_file
 from localprobe.models import registry
-from localprobe.models.prepare import manifest_of, prepared_models, remove_prepared
+from localprobe.models.prepare import TYPES, manifest_of, prepared_models, remove_prepared
+from localprobe.models.stores import is_stored_name
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,14 @@ def cached(name: str) -> Cached:
     for each in (name, base + at + kind.lower()):
         if each in known:
             return known[each]
-    if base.lower().endswith(".gguf"):
+    if base.lower().endswith(".gguf") or (kind.lower() in TYPES and is_stored_name(base)):
         from localprobe.models.opening import prepared_name
 
         return known[prepared_name(name)]
+    if is_stored_name(name):
+        raise LocalprobeError(
+            f"{name} belongs to another program; localprobe removes only what is in its cache"
+        )
     if name.lower().endswith(".gguf") or Path(name).is_file():
         raise LocalprobeError(
             f"{name} is a file of yours; localprobe removes only what is in its cache"

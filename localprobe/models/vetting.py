@@ -20,6 +20,7 @@ from localprobe.errors import LocalprobeError, ModelError
 from localprobe.files import workers
 from localprobe.files.cache import remembered_of_file
 from localprobe.files.foreign import printable
+from localprobe.files.parts import total_size
 from localprobe.models.header import Header, read_header
 
 _REFUSED = 2
@@ -62,7 +63,7 @@ def _try_in_child(path: Path) -> None:
 
 
 def _limit(path: Path) -> int:
-    return _SECONDS + path.stat().st_size // _BYTES_A_SECOND
+    return _SECONDS + total_size(path) // _BYTES_A_SECOND
 
 
 def run_child(path: Path, seconds: float) -> tuple[int, str]:
@@ -142,7 +143,7 @@ def _limit_resources(path: Path) -> None:
     # What is written to, not what is mapped: a GPU's driver reserves addresses without bound. The
     # file itself is mapped, and may be copied once, for a faster layout of its weights.
     workers.bound(
-        DATA=2 * path.stat().st_size + _SPARE_MEMORY,
+        DATA=2 * total_size(path) + _SPARE_MEMORY,
         CPU=_limit(path) + 5,  # should the parent be killed
         CORE=0,
     )
@@ -168,8 +169,10 @@ def _check_weights(path: Path, header: Header) -> None:
 
     from localprobe.llama import ggml
 
-    data = np.memmap(path, np.uint8, "r")
+    files = {tensor.file for tensor in header.tensors}
+    parts = {file: np.memmap(file, np.uint8, "r") for file in files}
     for tensor in header.tensors:
+        data = parts[tensor.file]
         if not ggml.all_finite(tensor.kind, data.ctypes.data + tensor.start, tensor.size):
             raise ModelError(
                 f"{path} cannot be used: not all weights of {tensor.name} are finite numbers"

@@ -57,5 +57,34 @@ def _whole(word: str) -> str:
 
 def tokens_of(span: tuple[int, int], text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
     """Positions of the tokens that hold any of the characters [start, end) of the text."""
-    start, end = (len(text[:at].encode()) for at in span)
+    start, end = (len(text[:at].encode(errors="surrogateescape")) for at in span)
     return [i for i, (first, last) in enumerate(spans) if first < end and last > start]
+
+
+_WORD = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff]+")
+"""Letters and digits in a row; Chinese and Japanese, which put no spaces, are left as they are."""
+
+
+def word_groups(pieces: Sequence[bytes]) -> list[list[int]]:
+    """The tokens of each word together, in order; what is no word stays token by token.
+
+    pieces: the bytes of each token, control tokens empty. Tokens that hold parts of one character
+    are together, too.
+    """
+    text = b"".join(pieces).decode(errors="surrogateescape")
+    ends = [0]
+    for character in text:
+        ends.append(ends[-1] + len(character.encode(errors="surrogateescape")))
+    may_cut = set(ends)
+    for match in _WORD.finditer(text):
+        may_cut -= {ends[place] for place in range(match.start() + 1, match.end())}
+    groups: list[list[int]] = []
+    place = 0
+    for position, piece in enumerate(pieces):
+        joins = groups and piece and pieces[position - 1] and place not in may_cut
+        if joins:
+            groups[-1].append(position)
+        else:
+            groups.append([position])
+        place += len(piece)
+    return groups

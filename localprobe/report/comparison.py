@@ -18,7 +18,7 @@ from rich.text import Text
 from localprobe.engine.interventions import first_layer
 from localprobe.errors import LocalprobeError
 from localprobe.report.documents import mean
-from localprobe.report.score_table import limits
+from localprobe.report.score_table import however, limits
 from localprobe.report.terminal import (
     LAYER_WIDTH,
     bar,
@@ -34,6 +34,9 @@ from localprobe.runs.results import Run
 from localprobe.runs.rows import CLEAN
 from localprobe.runs.tally import ORIGINAL, SWAP, Score
 from localprobe.runs.transitions import Limits, Moved, moved, needed
+
+_DRAWN_BY = ("seed", "data", "digits")
+"""With which alike, examples of one number are the same example of a task."""
 
 _NUMBER, _LAYER, _DEPTHS, _INTERVAL, _LONGEST_BAR = 4, 4, 6, 8, 20
 
@@ -200,11 +203,12 @@ class Comparison:
                 }
             )
             asked.append({row.example: row.accepted for row in run.rows if row.patch == CLEAN})
-        # By what is right: other data may have others of the same number.
+        # By what is right: other data may have others of the same number. Old runs do not say it.
         shared = [
             example
             for example in sorted(found[0].keys() & found[1].keys())
             if asked[0][example] == asked[1][example]
+            and (asked[0][example] or self.shared[number] is not None)
         ]
         if not shared or not (unlike or common):
             return None
@@ -214,6 +218,24 @@ class Comparison:
     def differences(self) -> list[list[str]]:
         """For each run, what was run otherwise than in the first one, the model aside."""
         return [run.differences(self.runs[0]) for run in self.runs]
+
+    @cached_property
+    def shared(self) -> list[int | None]:
+        """For each run, how many of the examples that it used the first one used, too.
+
+        None where their numbers are those of other examples.
+        """
+        used = [
+            {row.example for row in run.rows if row.patch == CLEAN and row.used}
+            for run in self.runs
+        ]
+        drawn = [
+            [run.manifest.data["experiment"].get(key) for key in _DRAWN_BY] for run in self.runs
+        ]
+        return [
+            len(mine & used[0]) if by == drawn[0] else None
+            for mine, by in zip(used, drawn, strict=True)
+        ]
 
     @property
     def notes(self) -> list[str]:
@@ -225,7 +247,8 @@ class Comparison:
                 found.append(
                     f"[{number}] was made from weights that were {visible(origin)} already, and "
                     "nothing of what that lost is restored: against those, +0 says nothing about "
-                    "precision; to compare weight types, prepare each from a file in F16 or F32"
+                    "precision; to compare weight types, prepare each from a file in F16 or F32 "
+                    "that was never quantized"
                 )
         return found
 
@@ -251,7 +274,9 @@ class Comparison:
             "metric": self.metric,
             "runs": list(self.names),
             "finished": [run.is_finished for run in self.runs],
+            "transition_ranges": [_range(run, self.patch) for run in self.runs],
             "n": [run.tally.baseline.n for run in self.runs],
+            "n_shared": self.shared,
             "clean": [mean(run.tally.clean) for run in self.runs],
             "baseline": [mean(run.tally.baseline) for run in self.runs],
             "n_layer": self.n_layers,
@@ -291,6 +316,12 @@ def _record(moved: Moved | None) -> dict[str, Any] | None:
     return None if moved is None else asdict(moved)
 
 
+def _range(run: Run, patch: str) -> list[int | None] | None:
+    """Where near ties could make the transition; None where they are not known."""
+    reach = run.tally.reach(patch)
+    return None if reach is None else [reach.earliest, reach.latest]
+
+
 def _layer(place: Place) -> int:
     """The layer that all runs with a cell in the row have there, where blocks are as many."""
     return next(layer for layer in place.layers if layer is not None)
@@ -324,13 +355,18 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
     lines = [Text(visible(what), style="bold")]
     for number, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True), 1):
         clean, used = run.tally.clean, run.tally.baseline
-        unfinished = "" if run.is_finished else ", unfinished"
+        unfinished = f", unfinished: {run.so_far} so far" if run.so_far else ""
         blocks = f", {run.manifest.n_layer} blocks" if comparison.is_by_depth else ""
         between = f" (95 % {_interval(clean)} %)" if clean.n else ""
+        shared = comparison.shared[number - 1]
+        n_first = comparison.runs[0].tally.baseline.n
+        # Each model has the examples that it gets right: said where that is not plain to see.
+        others = shared is not None and shared < min(used.n, n_first)
+        same = f", {shared} of them in [1]" if others else ""
         lines.append(
             Text(
                 f"[{number}] {visible(name)}{blocks}: clean {clean.score:.2f} of {clean.n}"
-                f"{between}, {used.n} used{unfinished}"
+                f"{between}, {used.n} used{same}{unfinished}"
             )
         )
         for difference in comparison.differences[number - 1]:
@@ -386,11 +422,15 @@ def _endings(comparison: Comparison) -> list[Text]:
         else:
             claim = f"transition at layer {layer} ({layer / n_layer:.0%} of depth)"
             claim += limits(comparison.patch, layer, comparison.swept[number], n_layer)
+        if run.so_far:
+            claim = f"so far {claim}"
         shift = comparison.shift(number) if number else None
         if shift is not None:
             unlike = n_layer != comparison.n_layers[0]
             claim += f", {_shift(shift, by_depth=unlike)}"
         found.append(f"[{number + 1}] {claim}")
+        if near := however(run.tally, comparison.patch):
+            found.append(f"    {near}")
     n_layers, swept = comparison.n_layers, comparison.swept
     whole = [
         list(layers) == list(range(first_layer(comparison.patch), n_layer))

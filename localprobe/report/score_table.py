@@ -18,7 +18,7 @@ from localprobe.report.terminal import (
     visible,
 )
 from localprobe.report.transition import intervals_line, shown_layers, transition_report
-from localprobe.runs.tally import SWAP, Column, Reach, Score, Tally
+from localprobe.runs.tally import SWAP, Column, Score, Tally
 
 _NUMBER, _INTERVAL = 4, 7
 OPEN = "~"
@@ -168,16 +168,20 @@ def summary(tally: Tally, n_layer: int, so_far: str | None = None) -> Text:
             where = f"from layer {layer} on ({layer / n_layer:.0%} of depth)"
             where += limits(patch, layer, layers, n_layer)
             lines.append(f"{name} {effect} {where}")
-        if tally.n_turning and (reach := tally.reach(patch)):
-            lines.append(f"{'':<8} {_however(layer, reach, tally)}")
+        if near := however(tally, patch):
+            lines.append(f"{'':<8} {near}")
     return Text("\n".join(lines))
 
 
-def _however(layer: int | None, reach: Reach, tally: Tally) -> str:
-    """Whether a claim survives every way that near ties can fall. layer: where it puts the change.
+def however(tally: Tally, patch: str) -> str:
+    """Whether the claim of a transition survives every way that near ties can fall; empty where
+    there are none that count.
 
     Which examples are used may hang on near ties, too; of others, nothing is known.
     """
+    layer, reach = tally.transition(patch), tally.reach(patch)
+    if not tally.n_turning or reach is None:
+        return ""
     if reach.earliest == reach.latest == layer:
         of = " for these examples" if tally.n_used_by_tie else ""
         return f"holds{of} however near ties fall"

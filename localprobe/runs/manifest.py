@@ -165,9 +165,12 @@ def described(model: Mapping[str, Any]) -> str:
     requantised = ", requantised" if "@" in model["name"] else ""
     if (source := model.get("source")) and source["quantized"]:
         requantised = f", requantised from {source['quantized']}"
+    # Where all blocks are on the CPU, nothing is said.
+    where = f": {model['blocks_on']}" if model.get("blocks_on") else ""
+    attention = f", {model['attention']} attention" if model.get("attention") else ""
     return (
         f"{model['name']} ({model['architecture']}, {model['file_type']}, "
-        f"{model['n_layer']} blocks){requantised}"
+        f"{model['n_layer']} blocks{where}{attention}){requantised}"
     )
 
 
@@ -268,7 +271,12 @@ def _check(data: Any) -> None:
         if key not in data:
             raise _DamagedError(f"{key} is missing")
     model, experiment = _get(data, "model", dict), _get(data, "experiment", dict)
-    for key in ("name", "architecture", "file_type"):
+    for key in (
+        "name",
+        "architecture",
+        "file_type",
+        *(["blocks_on"] if "blocks_on" in model else []),
+    ):
         _get(model, key, str)
     n_layer = _get(model, "n_layer", int)
     if not 1 <= n_layer <= _MOST_LAYERS:
@@ -405,6 +413,8 @@ def differences(one: Manifest, other: Manifest, *but: str) -> list[str]:
         # The same file may have been given by another name, and its source be written down or not.
         found.pop("model name", None)
         found.pop("model source", None)
+        # What was once called so.
+        found["devices"] = "cpu" if found["devices"] == "gpu 0" else found["devices"]
         for key in but:
             found.pop(key, None)
         return found

@@ -53,7 +53,8 @@ def test_prepare_from_a_quantized_file_says_that_nothing_is_restored(command: Co
     command("models", "prepare", "m.gguf", "--type", "q4_0")
     err = command("models", "prepare", "m@q4_0", "--type", "q8_0")[2]
     note = "note: these weights were quantized before (Q4_0), and nothing of what that lost is "
-    note += "restored; to compare weight types, prepare each from a file in F16 or F32"
+    note += "restored; to compare weight types, prepare each from a file in F16 or F32 "
+    note += "that was never quantized"
     assert err.splitlines()[-2:] == [note, "use it as -m m@q4_0@q8_0"]
     few = ["--all-examples", "--template", "{country}?", "-p", "skip", "-n", "2"]
     few += ["--max-tokens", "1", "--threads", "1"]

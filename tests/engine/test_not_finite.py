@@ -15,7 +15,7 @@ from localprobe import load_run
 from localprobe.api import Model, RunningSweep, probe, sweep
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Inject, Intervention, Random, Skip
-from localprobe.engine.proof import check_resume
+from localprobe.engine.proof import _text, check_resume
 from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import ModelError, NotFiniteError
 from localprobe.experiments.experiment import Experiment
@@ -156,8 +156,9 @@ def test_a_model_that_has_no_finite_numbers_in_the_self_check(
 ) -> None:
     """As bits of weights that were turned can leave it: fine for one prompt, and not for others."""
     inner = model.loaded.model
-    step = inner.info.n_vocab // 8
-    for token in (step, 5 * step, 3):
+    text = _text(inner)
+    # Of the first prompt, of the second one, and of those that are measured in company.
+    for token in (text[0], text[5], text[100]):
         poisoned = ResumeEngine._clean_batch
 
         def clean(

@@ -16,6 +16,8 @@ COMMANDS = (
     "tokens",
     "models",
 )
+COMMANDS += ("devices", "worker")
+COMMANDS += ("map", "lens", "attention", "states")
 READERS = ("show", "export", "compare", "plot", "merge")
 """Commands that read runs."""
 

@@ -17,20 +17,84 @@ Array = np.ndarray
 Change = Callable[[int, Array], Array]
 
 
+Hidden = Callable[[int], Sequence[int]]
+
+
 def logits(
-    tiny: Tiny, tokens: Sequence[int], change: Change = lambda k, h: h, off_from: int | None = None
+    tiny: Tiny,
+    tokens: Sequence[int],
+    change: Change = lambda k, h: h,
+    off_from: int | None = None,
+    hidden: Hidden = lambda k: (),
 ) -> Array:
     """Next-token logits (n_vocab,) of the last token.
 
     change(k, h) replaces h (n_tokens, n_embd), the input of block k. Attention contributes
-    nothing from block off_from on.
+    nothing from block off_from on. In block k the last token attends to none of hidden(k).
     """
-    return _run(tiny, tokens, change, off_from)[0]
+    return _run(tiny, tokens, change, off_from, hidden)[0]
 
 
 def states(tiny: Tiny, tokens: Sequence[int]) -> list[Array]:
     """The clean input of every block, (n_tokens, n_embd)."""
     return _run(tiny, tokens, lambda k, h: h, None)[1]
+
+
+def lens(tiny: Tiny, tokens: Sequence[int]) -> Array:
+    """Logits (n_layer, n_tokens, n_vocab) of final norm and output matrix on every state."""
+    return np.stack([_head(tiny, _float64(tiny), h) for h in states(tiny, tokens)])
+
+
+def attention(tiny: Tiny, tokens: Sequence[int]) -> list[Array]:
+    """The clean attention weights of every block, (n_head, n_tokens, n_tokens)."""
+    weights: list[Array] = []
+    _run(tiny, tokens, lambda k, h: h, None, shares=weights)
+    return weights
+
+
+def knocked_out(
+    tiny: Tiny, tokens: Sequence[int], at: Sequence[int], k: int, window: int | None = None
+) -> Array:
+    """Logits where the last token attends to none of these positions from block k on."""
+    end = tiny.n_layer if window is None else k + window
+    return logits(tiny, tokens, hidden=lambda block: at if k <= block < end else ())
+
+
+def touched(
+    tiny: Tiny,
+    tokens: Sequence[int],
+    name: str,
+    at: Sequence[int],
+    k: int,
+    draw: Callable[[str, Array, int, int], Array],
+    donor: Sequence[int] = (),
+    window: int | None = None,
+) -> Array:
+    """Logits where an intervention is made on these positions alone, in so many layers from k on.
+
+    draw(name, state, layer, position) gives the random or shuffled state of one token. "swap": the
+    state of the same position of another prompt, `donor`. window: freeze goes on to the last layer
+    without one, the others stay at layer k.
+    """
+    clean = states(tiny, tokens)
+    donated = states(tiny, donor) if donor else []
+    if window is None:
+        window = tiny.n_layer if name == "freeze" else 1
+
+    def change(layer: int, h: Array) -> Array:
+        h = h.copy()
+        for p in at:
+            if not k <= layer < k + window:
+                continue
+            if name == "freeze":
+                h[p] = clean[k - 1][p]
+            elif name == "swap":
+                h[p] = donated[layer][p]
+            else:
+                h[p] = draw(name, h[p].astype(np.float32), layer, p)
+        return h
+
+    return logits(tiny, tokens, change)
 
 
 def intervened(
@@ -68,10 +132,26 @@ def intervened(
     return logits(tiny, tokens, change)
 
 
+def _float64(tiny: Tiny) -> dict[str, Array]:
+    return {name: weight.astype(np.float64) for name, weight in tiny.weights.items()}
+
+
+def _head(tiny: Tiny, weights: dict[str, Array], h: Array) -> Array:
+    """Logits of states (..., n_embd)."""
+    out = weights.get("output.weight", weights["token_embd.weight"])
+    return _cap(_norm(tiny, weights, "output_norm", h) @ out.T, tiny.logit_cap)
+
+
 def _run(
-    tiny: Tiny, tokens: Sequence[int], change: Change, off_from: int | None
+    tiny: Tiny,
+    tokens: Sequence[int],
+    change: Change,
+    off_from: int | None,
+    hidden: Hidden = lambda k: (),
+    shares: list[Array] | None = None,
 ) -> tuple[Array, list[Array]]:
-    weights = {name: weight.astype(np.float64) for name, weight in tiny.weights.items()}
+    attended: list[Array] = [] if shares is None else shares
+    weights = _float64(tiny)
     h = weights["token_embd.weight"][list(tokens)]
     if tiny.arch in ("gemma2", "gemma3"):
         h = h * np.sqrt(tiny.n_embd)
@@ -86,7 +166,8 @@ def _run(
             for name, weight in weights.items()
             if name.startswith(f"blk.{k}.")
         }
-        attention = _attention(tiny, w, k, _norm(tiny, w, "attn_norm", h))
+        attention, each = _attention(tiny, w, k, _norm(tiny, w, "attn_norm", h), hidden(k))
+        attended.append(each)
         if tiny.arch in ("gemma2", "gemma3"):
             attention = _norm(tiny, w, "post_attention_norm", attention)
         if off_from is not None and k >= off_from:
@@ -98,8 +179,7 @@ def _run(
         if tiny.arch in ("gemma2", "gemma3"):
             mlp = _norm(tiny, w, "post_ffw_norm", mlp)
         h = h + mlp
-    out = weights.get("output.weight", weights["token_embd.weight"])
-    return _cap(out @ _norm(tiny, weights, "output_norm", h[-1]), tiny.logit_cap), seen
+    return _head(tiny, weights, h[-1]), seen
 
 
 def _norm(tiny: Tiny, w: dict[str, Array], name: str, x: Array) -> Array:
@@ -119,7 +199,10 @@ def _softmax(x: Array) -> Array:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def _attention(tiny: Tiny, w: dict[str, Array], k: int, x: Array) -> Array:
+def _attention(
+    tiny: Tiny, w: dict[str, Array], k: int, x: Array, unseen: Sequence[int]
+) -> tuple[Array, Array]:
+    """What block k's attention contributes, and its weights. unseen: by the last token."""
     n = len(x)
 
     def project(name: str) -> Array:
@@ -147,9 +230,10 @@ def _attention(tiny: Tiny, w: dict[str, Array], k: int, x: Array) -> Array:
     hidden = j > i
     if not is_global:
         hidden |= i - j >= tiny.sliding_window
+    hidden[-1, list(unseen)] = True
     weights = _softmax(np.where(hidden, -np.inf, scores))
     mixed = np.einsum("hij,jhd->ihd", weights, value).reshape(n, -1)
-    return mixed @ w["attn_output.weight"].T + w.get("attn_output.bias", 0)
+    return mixed @ w["attn_output.weight"].T + w.get("attn_output.bias", 0), weights
 
 
 def _rope(tiny: Tiny, x: Array, base: float) -> Array:

@@ -191,12 +191,14 @@ class _Weights:
             self.matrix(blk + "ssm_out.weight", t.n_embd, inner)
 
 
-def write(tiny: Tiny, path: Path, adds: tuple[str, ...] = (), chat: str = "") -> Path:
+def write(
+    tiny: Tiny, path: Path, adds: tuple[str, ...] = (), chat: str = "", part: int = 0
+) -> Path:
     """The tiny model as a GGUF. adds: of "bos" and "eos", which tokens it asks for.
 
-    chat: its chat template.
+    chat: its chat template. part: tensors a file, where it is to be in several; the first is given.
     """
-    w = gguf.GGUFWriter(path, tiny.arch)
+    w = gguf.GGUFWriter(path, tiny.arch, split_max_tensors=part)
     w.add_block_count(tiny.n_layer)
     w.add_context_length(tiny.n_ctx)
     w.add_embedding_length(tiny.n_embd)
@@ -248,11 +250,11 @@ def write(tiny: Tiny, path: Path, adds: tuple[str, ...] = (), chat: str = "") ->
     w.add_add_eos_token("eos" in adds)
     for name, weight in tiny.weights.items():
         w.add_tensor(name, weight)
-    w.write_header_to_file()
+    w.write_header_to_file(path)
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
-    return path
+    return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if part else path
 
 
 def _byte_tokens() -> list[str]:

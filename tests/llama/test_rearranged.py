@@ -23,8 +23,8 @@ def forgotten() -> Iterator[None]:
 def with_amx(monkeypatch: pytest.MonkeyPatch, verdict: str) -> list[str]:
     """As on a processor with AMX whose trial ends so; what was tried."""
     tried: list[str] = []
-    monkeypatch.setattr(rearranged, "_layouts", lambda: [1, 2])
-    monkeypatch.setattr(rearranged, "_name", lambda layout: [b"", b"AMX", b"CPU_REPACK"][layout])
+    monkeypatch.setattr(rearranged, "other_layouts", lambda: [1, 2])
+    monkeypatch.setattr(rearranged, "name_of", lambda layout: [b"", b"AMX", b"CPU_REPACK"][layout])
     monkeypatch.setattr(rearranged, "_try_in_child", lambda: tried.append(verdict) or verdict)
     return tried
 
@@ -33,7 +33,7 @@ def test_plain_products_are_right() -> None:
     random = np.random.default_rng(1)
     one = random.standard_normal((64, 256), np.float32)
     other = random.standard_normal((5, 256), np.float32)
-    found = rearranged._product(1, one, other, rearranged._plain_layout())
+    found = rearranged._product(1, one, other, rearranged.plain_layout())
     assert found is not None
     np.testing.assert_allclose(found, other @ one.T, atol=0.1)
 
@@ -41,8 +41,8 @@ def test_plain_products_are_right() -> None:
 def test_the_trial_in_this_process_ends_well_where_there_is_no_amx(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layouts = [each for each in rearranged._layouts() if rearranged._name(each) != b"AMX"]
-    monkeypatch.setattr(rearranged, "_layouts", lambda: layouts)
+    layouts = [each for each in rearranged.other_layouts() if rearranged.name_of(each) != b"AMX"]
+    monkeypatch.setattr(rearranged, "other_layouts", lambda: layouts)
     rearranged.main()
     assert capsys.readouterr().out == "good\n"
 
@@ -50,8 +50,8 @@ def test_the_trial_in_this_process_ends_well_where_there_is_no_amx(
 def test_other_numbers_are_noticed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    product, plain = rearranged._product, rearranged._plain_layout()
-    monkeypatch.setattr(rearranged, "_layouts", lambda: [0])
+    product, plain = rearranged._product, rearranged.plain_layout()
+    monkeypatch.setattr(rearranged, "other_layouts", lambda: [0])
 
     def wrong(kind: int, one: Any, other: Any, layout: int) -> Any:
         return product(kind, one, other, plain) * (1 if layout else 2)

@@ -16,9 +16,10 @@ from helpers import tiny
 from localprobe.cli.app import main
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
+from localprobe.llama.quantizing import type_name
 from localprobe.models import opening as models
 from localprobe.models import vetting
-from localprobe.models.header import BLOCKS, read_header
+from localprobe.models.header import BLOCKS, FILE_TYPES, read_header
 
 
 def spoilt(path: Path, change: Callable[[bytearray], None], tmp_path: Path) -> Path:
@@ -38,6 +39,11 @@ def test_blocks_are_those_of_the_library() -> None:
     block_size = ggml.function("ggml_blck_size", ctypes.c_int64, ctypes.c_int)
     type_size = ggml.function("ggml_type_size", ctypes.c_size_t, ctypes.c_int)
     assert {kind: (block_size(kind), type_size(kind)) for kind in BLOCKS} == BLOCKS
+
+
+def test_file_types_are_those_of_the_library() -> None:
+    known = {number: type_name(number) for number in range(100)}
+    assert {n: name for n, name in known.items() if not name.startswith("unknown")} == FILE_TYPES
 
 
 def test_what_a_header_says(tiny_file: Callable[[str], Path]) -> None:

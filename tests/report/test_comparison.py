@@ -268,8 +268,8 @@ def test_a_baseline_of_nothing_is_said_as_in_the_runs_own_table() -> None:
         + [Row(0, "skip", layer, "a", {"exact_match": 0.0}, ()) for layer in range(4)],
     )
     text = words(shown(Comparison.of([one, none, zero])[0]))
-    assert "[2] no example was used, so there is nothing to conclude" in text
-    assert "0 used, unfinished" in text
+    assert "[2] so far no example was used, so there is nothing to conclude" in text
+    assert "0 used, unfinished: " in text
     assert "[3] nothing to lose: the baseline is 0" in text
     console = Console(file=io.StringIO(), width=80)
     console.print(Group(summary(none.tally, 4), summary(zero.tally, 4)))
@@ -327,3 +327,44 @@ def test_other_data_of_the_same_numbers_is_not_paired() -> None:
     asked = [replace(row, accepted=(f"{row.example}",)) for row in other.rows]
     (comparison,) = Comparison.of([one, Run(other.manifest, asked)])
     assert comparison.moved(1) is None
+
+
+def test_a_run_that_is_unfinished_and_ties_that_could_move_a_claim_are_said() -> None:
+    one = made(4, range(4), from_layer(1), n=30)
+    turning = [
+        replace(row, near_tie=True, ties={"exact_match": (0.0, 1.0)})
+        if (row.patch, row.layer) == ("skip", 1) and row.example < 2
+        else row
+        for row in one.rows
+    ]
+    other = Run(Manifest({**one.manifest.data, "ended": None, "examples": 40}), turning)
+    comparison = Comparison.of([one, other])[0]
+    text = words(shown(comparison))
+    assert "[2] so far transition at layer 1 (25% of depth), +0 against [1]" in text
+    assert "near ties could move that to 1–2" in text
+    assert "unfinished: 10 of 30 examples so far" in text
+    assert comparison.document()["transition_ranges"] == [[1, 1], [1, 2]]
+
+
+def test_how_many_examples_are_the_same_is_said() -> None:
+    """Each model is asked what it gets right: two means may be of other examples."""
+
+    def using(examples: range, **experiment: Any) -> Run:
+        run = made(4, [1, 2], from_layer(2), **experiment)
+        rows = [
+            replace(row, used=row.example in examples) if row.patch == CLEAN else row
+            for row in run.rows
+            if row.patch == CLEAN or row.example in examples
+        ]
+        return Run(run.manifest, rows)
+
+    def compared(*runs: Run) -> Comparison:
+        return Comparison.of(runs)[0]
+
+    found = compared(using(range(0, 4)), using(range(3, 8)))
+    assert found.shared == found.document()["n_shared"] == [4, 1]
+    assert ", 5 used, 1 of them in [1]" in shown(found)
+    assert "of them in [1]" not in shown(compared(using(range(4)), using(range(4))))
+    other = compared(using(range(4)), using(range(4, 8), seed=1))
+    assert other.shared == [4, None]
+    assert "of them in [1]" not in shown(other)

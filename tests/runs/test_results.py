@@ -24,7 +24,7 @@ from localprobe.engine.answers import Token
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.experiment import Experiment
 from localprobe.runs.folder import ROWS
-from localprobe.runs.manifest import MANIFEST
+from localprobe.runs.manifest import MANIFEST, Manifest, differences, read_manifest
 from localprobe.runs.merging import merge
 from localprobe.runs.results import run_folders
 from localprobe.runs.rows import Row, from_json, to_json
@@ -551,3 +551,29 @@ def test_rows_that_would_count_otherwise_are_refused(
     path.write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
     with pytest.raises(LocalprobeError, match=message):
         load_run(tmp_path / "out")
+
+
+def test_runs_of_before_devices_had_names_are_gone_on_with(model: Model, tmp_path: Path) -> None:
+    with RunningSweep(model, BASE, tmp_path / "run") as running:
+        for _ in running.rows():
+            pass
+        now = running.manifest
+    assert now.data["devices"] == "cpu" and "blocks_on" not in now.data["model"]
+    assert differences(Manifest({**now.data, "devices": "gpu 0"}), now) == []
+    elsewhere = Manifest({**now.data, "devices": "4 CUDA0 (CUDA, a card)"})
+    assert differences(elsewhere, now) == ["devices is '4 CUDA0 (CUDA, a card)', not 'cpu'"]
+
+
+def test_where_blocks_were_is_a_text_or_nothing(model: Model, tmp_path: Path) -> None:
+    with RunningSweep(model, BASE, tmp_path / "run") as running:
+        for _ in running.rows():
+            pass
+    file = tmp_path / "run" / "manifest.json"
+    data = json.loads(file.read_text(encoding="utf-8"))
+    data["model"]["blocks_on"] = "2 CPU + 2 CUDA0"
+    file.write_text(json.dumps(data), encoding="utf-8")
+    assert read_manifest(tmp_path / "run").title.endswith("4 blocks: 2 CPU + 2 CUDA0)")
+    data["model"]["blocks_on"] = ["CUDA0"]
+    file.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(LocalprobeError, match="blocks_on cannot be"):
+        read_manifest(tmp_path / "run")

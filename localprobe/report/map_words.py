@@ -1,0 +1,158 @@
+"""What a map and a lens show, in words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from localprobe.experiments.lens import Lens
+from localprobe.experiments.map import DENOISING, KNOCKOUT, NEEDED, SWAP, TokenMap
+from localprobe.report.terminal import visible
+
+_MOST = 6
+
+_DONE = {
+    "knockout": "hidden",
+    "random": "turned to noise",
+    "shuffle": "shuffled",
+    "freeze": "frozen",
+    "swap": "swapped",
+}
+_EXPLAINED = {
+    "knockout": "the last token does not attend to the token",
+    "random": "the token's state is noise of its norm",
+    "shuffle": "the token's state has its components permuted",
+    "freeze": "the token keeps the state of layer k-1",
+    "swap": "the token's state is that of the other prompt",
+}
+
+
+def quoted(text: str) -> str:
+    return f"`{visible(text)}`"
+
+
+def explained(found: TokenMap) -> str:
+    """What is done in a cell."""
+    to_the_end = found.patch in (KNOCKOUT, "freeze")
+    window = found.window or (None if to_the_end else 1)
+    where = "from layer k on" if window is None else _in_layers(window)
+    run = ""
+    if found.patch == SWAP:
+        run = ", in the run of the " + ("second" if found.direction == DENOISING else "first")
+    return f"{found.patch}: {where}, {_EXPLAINED[found.patch]}{run}"
+
+
+def _in_layers(window: int) -> str:
+    return "at layer k" if window == 1 else f"in {window} layers from k on"
+
+
+def measured(found: TokenMap) -> str:
+    """The name of the metric with what it is of."""
+    answer = quoted(found.answer)
+    if found.metric == "logit-diff":
+        return f"logit({answer}) - logit({quoted(found.other or '')})"
+    return {
+        "prob": f"P({answer})",
+        "logprob": f"log P({answer})",
+        "rank": f"rank of {answer}",
+        "kl": "KL from the clean distribution",
+    }[found.metric]
+
+
+def number(found: TokenMap, value: float) -> str:
+    if np.isnan(value):
+        return "not finite"
+    return f"{value:.0f}" if found.metric == "rank" else f"{value:.2f}"
+
+
+def clean_line(found: TokenMap) -> str:
+    """The clean answer and its number, and that of the other run of a swap."""
+    line = f"clean answer: {quoted(found.answer)}"
+    if found.direction != DENOISING:
+        line += f", P = {found.clean_prob:.2f}"
+    here = found.there if found.direction == DENOISING else found.clean
+    if found.metric not in ("prob", "kl") or found.there is not None:
+        line += f"; {measured(found)} = {number(found, here or 0.0)}"
+    if found.there is not None:
+        other = found.clean if found.direction == DENOISING else found.there
+        answer = f" ({quoted(found.other)})" if found.other is not None else ""
+        line += f", of the second prompt{answer} {number(found, other)}"
+    return line
+
+
+def what_it_found(found: TokenMap) -> list[str]:
+    """For each token that matters, until which layer; then all the others in one sentence."""
+    needed = found.needed()
+    lines = [_sentence(found, *each) for each in needed[:_MOST]]
+    if len(needed) > _MOST:
+        lines.append(f"and {len(needed) - _MOST} more, until earlier layers")
+    others = sorted(set(range(len(found.tokens))) - {group for group, _, _ in needed})
+    if others:
+        worst, costs = _worst(found, others)
+        who = "no other token" if needed else "no token by itself"
+        at_worst = f"{_short(found)} is {number(found, costs)} at worst ({worst})"
+        if found.direction == DENOISING:
+            at_worst = f"{_short(found)} is {number(found, costs)} at best ({worst})"
+            lines.append(f"{who} brings more than half of the answer back: {at_worst}")
+        else:
+            lines.append(f"{who} costs more than half of the answer: {at_worst}")
+    return lines
+
+
+def _sentence(found: TokenMap, group: int, first: int, until: int) -> str:
+    name = quoted(found.tokens[group])
+    costly = found.values[:, group][found.effect()[:, group] > NEEDED]
+    extreme = number(found, _extreme(found, costly))
+    if found.direction == DENOISING:
+        verb = "brings the answer back"
+    else:
+        verb = "decides" if found.patch == SWAP else "is needed"
+    where = "at every layer shown"
+    if until < found.n_layer:
+        where = f"until layer {until} ({until / found.n_layer:.0%} of depth)"
+    if first > found.layers[0]:
+        where += f", from {first} on"
+    return f"{name} {verb} {where}; {_DONE[found.patch]} earlier: {_short(found)} {extreme}"
+
+
+def _short(found: TokenMap) -> str:
+    names = {"prob": "P", "logit-diff": "the lead", "logprob": "log P", "rank": "rank", "kl": "KL"}
+    return names[found.metric]
+
+
+def _extreme(found: TokenMap, values: np.ndarray) -> float:
+    """The one among some values that is farthest from the run as it is."""
+    upwards = (found.direction == DENOISING) != (found.metric in ("rank", "kl"))
+    return float(values.max() if upwards else values.min())
+
+
+def _worst(found: TokenMap, groups: list[int]) -> tuple[str, float]:
+    effect = np.nan_to_num(found.effect()[:, groups], nan=-1)
+    row, column = np.unravel_index(int(effect.argmax()), effect.shape)
+    group = groups[int(column)]
+    where = f"at layer {found.layers[row]}"
+    if found.patch in (KNOCKOUT, "freeze") and found.window is None:
+        where = f"from layer {found.layers[row]} on"
+    what = f"{quoted(found.tokens[group])} {_DONE[found.patch]} {where}"
+    return what, float(found.values[row, group])
+
+
+def what_the_lens_shows(found: Lens) -> str:
+    layer = found.appears()
+    if layer is None:
+        return f"by the logit lens the last token does not come to say {quoted(found.token)}"
+    where = f"layer {layer} on ({layer / found.n_layer:.0%} of depth)"
+    return f"by the logit lens the last token says {quoted(found.token)} from {where}"
+
+
+def both(found: TokenMap, seen: Lens) -> str:
+    """The title of the paper, on one prompt; where it is so."""
+    needed, layer = found.needed(), seen.appears()
+    if found.patch != KNOCKOUT or found.window is not None or not needed or layer is None:
+        return ""
+    group, _, until = needed[0]
+    if until > layer:
+        return ""
+    return (
+        f"attend first: {quoted(found.tokens[group])} is read until layer {until}; "
+        f"consolidate later: {quoted(seen.token)} appears at {layer}"
+    )

@@ -50,6 +50,7 @@ from localprobe.models.opening import (
     why_not_hidden,
 )
 from localprobe.models.registry import DEFAULT_MODEL
+from localprobe.runs.descent import PATIENCE
 from localprobe.runs.display import shown_by
 from localprobe.runs.folder import RunFolder
 from localprobe.runs.frames import pandas_frame, polars_frame
@@ -733,6 +734,30 @@ def sweep(
         for _ in running.rows():
             bar.update(max(0, round(running.sweep.done * steps) - bar.n))
         return running.found()
+
+
+def transition(
+    model: Model,
+    task: str,
+    patches: str | Sequence[str] | None = None,
+    *,
+    patience: int = PATIENCE,
+    **settings: Any,
+) -> Run:
+    """From which layer on answers survive, with far fewer passes than `sweep`.
+
+    Each example's layers are tried from the last one down, until its answer is lost at `patience`
+    of them in a row; it then counts as lost at every lower one.
+    settings: those of `sweep`, and check (the share of the layers below that is tried all the
+    same), keep (the share of the baseline that survives, 0.9), until_width (go on with examples
+    until every 95 % interval is at most so many layers wide).
+
+    run = transition(model, "capitals", ["freeze"], n=60)
+    run.transition("freeze"), run.limits("freeze"), run.own_transitions("freeze")
+
+    Raises LocalprobeError for anything that cannot be done, and where answers have degrees.
+    """
+    return sweep(model, task, patches, patience=patience, **settings)
 
 
 def load_run(path: str | Path) -> Run:

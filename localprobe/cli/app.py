@@ -34,6 +34,7 @@ from localprobe.cli.options import (
     ShardOption,
     SweepPatches,
     Threads,
+    TransitionPatches,
     choosing_a_model,
 )
 from localprobe.errors import LocalprobeError
@@ -66,6 +67,7 @@ class _Command(TyperCommand):
             "{donor}": _listed(set(interventions.names()) - set(tally.patches())),
             "{drawn}": _listed(interventions.drawn_names()),
             "{sweepable}": _listed(tally.patches()),
+            "{undonated}": _listed(interventions.names(with_donor=False)),
             "{tasks}": _listed(NAMES),
         }
         for option in self.params:
@@ -472,7 +474,9 @@ def sweep(
     ] = False,
     metric: Annotated[
         Optional[str],
-        typer.Option(help="The score that counts, where a task has several: f1, rougeL."),
+        typer.Option(
+            help="The score that counts: f1, rougeL; first_token (capitals, jsonl): no generation."
+        ),
     ] = None,
     max_tokens: Annotated[
         Optional[int],
@@ -511,6 +515,107 @@ def sweep(
         digits=digits,
         chat=chat,
         shard=parse_shard(shard),
+    )
+    commands.sweep(experiment, choice, named=bool(patch), batch=batch, out=out, json=json)
+
+
+@_command("localprobe transition --task capitals --patch freeze,skip -n 5")
+@choosing_a_model()
+def transition(
+    patch: TransitionPatches = [],  # noqa: B006
+    task: Annotated[
+        str, typer.Option(help="What to ask: {tasks}.", autocompletion=completion.tasks)
+    ] = "capitals",
+    layers: Layers = "all",
+    n: Annotated[
+        Optional[int],
+        typer.Option("-n", metavar="N", help="Use the first N examples; all if not given.", min=1),
+    ] = None,
+    patience: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="An answer lost at N layers in a row, going down, counts as lost below.",
+            min=1,
+        ),
+    ] = 3,
+    check: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Try this share of the layers below all the same: how many answers come back?",
+            min=0,
+            max=1,
+        ),
+    ] = 0.0,
+    keep: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="The share of the baseline that is to survive."),
+    ] = 0.9,
+    until_width: Annotated[
+        Optional[int],
+        typer.Option(
+            metavar="W",
+            help="End once every 95 % interval is at most W layers wide.",
+            min=0,
+        ),
+    ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="The task's data: SQuAD's JSON; JSONL, CSV."),
+    ] = None,
+    digits: Annotated[
+        Optional[int], typer.Option(metavar="N", help="For math: digits of the numbers.", min=1)
+    ] = None,
+    template: Annotated[
+        Optional[str],
+        typer.Option(help=r"Another prompt, with {country}, say, where it goes; \n: newline."),
+    ] = None,
+    metric: Annotated[
+        Optional[str],
+        typer.Option(help="The score that counts, right or wrong; first_token: no generation."),
+    ] = None,
+    max_tokens: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", help="Longest answer in tokens; the task's if not given.", min=1),
+    ] = None,
+    chat: Chat = False,
+    out: Out = None,
+    shard: ShardOption = "1/1",
+    batch: Batch = 0,
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """From which layer on do answers survive? As a sweep, with about a tenth of the work.
+
+    Each example's layers are tried from the last one down, until its answer is lost at --patience
+    of them in a row; it then counts as lost at all lower ones. Its own layer is the lowest that
+    held. The transition is the layer from which on --keep of the baseline survives; its 95 %
+    interval has every layer that a binomial test of the share (mid-p) does not rule out.
+    """
+    from localprobe.cli import commands
+    from localprobe.experiments.experiment import Experiment
+    from localprobe.prompts.encoder import unescape
+    from localprobe.runs.shard import parse_shard
+
+    experiment = Experiment(
+        task,
+        tuple(_names(patch)),
+        layers,
+        n=n,
+        seed=seed,
+        metric=metric,
+        max_tokens=max_tokens,
+        template=None if template is None else unescape(template),
+        data=data,
+        digits=digits,
+        chat=chat,
+        shard=parse_shard(shard),
+        patience=patience,
+        check=check,
+        keep=keep,
+        until_width=until_width,
     )
     commands.sweep(experiment, choice, named=bool(patch), batch=batch, out=out, json=json)
 
@@ -689,11 +794,17 @@ def plot(
     metric: Annotated[
         Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
     ] = None,
+    transitions: Annotated[
+        bool,
+        typer.Option(
+            "--transitions", help="Where all runs' transitions are, with their 95 % intervals."
+        ),
+    ] = False,
 ) -> None:
-    """Score against layer, as a figure. Needs: pip install 'localprobe[plot]'."""
+    """Score against layer, as a figure; or transitions. Needs: pip install 'localprobe[plot]'."""
     from localprobe.cli import reading
 
-    reading.plot(runs, output, metric)
+    reading.plot(runs, output, metric, transitions=transitions)
 
 
 @_command("localprobe report runs/quick -o report.html")

@@ -112,7 +112,7 @@ def compare(paths: Sequence[Path], *, json: bool) -> None:
         console.print(comparison_table(console, each))
 
 
-def plot(paths: Sequence[Path], output: Path, metric: str | None) -> None:
+def plot(paths: Sequence[Path], output: Path, metric: str | None, *, transitions: bool) -> None:
     # A figure is the same wherever it is made: a matplotlibrc here may be a stranger's.
     logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
     os.environ.pop("MPLBACKEND", None)
@@ -127,7 +127,8 @@ def plot(paths: Sequence[Path], output: Path, metric: str | None) -> None:
         raise LocalprobeError(f"matplotlib cannot be loaded: {printable(str(error))}") from None
     if output.suffix.lower() not in KINDS:
         raise LocalprobeError(f"{output}: the figure must be one of {', '.join(KINDS)}")
-    save_figure([run.by_metric(metric) for run in _runs(paths)], output)
+    found = [run.by_metric(metric) for run in _runs(paths)]
+    save_figure(found, output, transitions=transitions)
     say(f"wrote {output}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from localprobe.files.cache import write_atomically
+from localprobe.report.forest import forest
 from localprobe.report.terminal import visible
 from localprobe.runs.results import Run
 from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, patches
@@ -37,9 +38,10 @@ _PANEL = (5.2, 3.8)
 _MOST_ACROSS = 3
 
 
-def save_figure(runs: Sequence[Run], output: Path) -> None:
+def save_figure(runs: Sequence[Run], output: Path, *, transitions: bool = False) -> None:
     """One panel a run for what damages the past, and one for swaps. output: of FORMATS.
 
+    transitions: instead, where each run's transitions are, with their intervals.
     Raises OSError where it cannot be written; then nothing is left there.
     """
     if not output.parent.is_dir():
@@ -48,7 +50,9 @@ def save_figure(runs: Sequence[Run], output: Path) -> None:
         matplotlib.rcdefaults()
         # Letters that the font lacks are drawn as boxes; that needs no warning.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        write_atomically(output, _drawn(runs, output.suffix.lower().lstrip(".")))
+        form = output.suffix.lower().lstrip(".")
+        drawn = forest(runs, form, _STYLES) if transitions else _drawn(runs, form)
+        write_atomically(output, drawn)
 
 
 def _drawn(runs: Sequence[Run], form: str) -> bytes:
@@ -139,7 +143,9 @@ def _name(axis: Any, run: Run) -> None:
     title = f"{run.manifest.task} · {run.manifest.model_name}"
     name = visible(title).replace("$", r"\$")
     unfinished = f"\nunfinished: {run.so_far} so far" if run.so_far else ""
-    axis.set_title(name + unfinished, fontsize="medium")
+    descent = run.manifest.descent
+    rule = f"\nlost at {descent.patience} layers in a row: lost below" if descent else ""
+    axis.set_title(name + unfinished + rule, fontsize="medium")
 
 
 def _layer_axis(axis: Any, run: Run) -> None:

@@ -15,6 +15,7 @@ from localprobe.experiments.sweep import Sweep
 from localprobe.report.asked import asked
 from localprobe.report.score_table import head, report, score_table, thinned
 from localprobe.report.terminal import duration, is_live, say, stdout_console
+from localprobe.report.transition import shown_layers
 from localprobe.runs.rows import Row
 from localprobe.runs.tally import Tally
 
@@ -95,7 +96,7 @@ def live_table(
     if wrapped:
         rows = max(1, rows - wrapped)
         table = score_table(console, tally, rows)
-    shown, step = thinned(tally.layers, rows)
+    shown, step = thinned(shown_layers(tally), rows)
     return Group(heading, "", table, "", *below(len(shown), step))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.runs.descent import PATIENCE, Descent, own_transitions
 from localprobe.runs.differences import in_words
 from localprobe.runs.display import shown_by
 from localprobe.runs.folder import ROWS, read_rows
@@ -18,6 +19,7 @@ from localprobe.runs.frames import pandas_frame, polars_frame
 from localprobe.runs.manifest import MANIFEST, Manifest, read_manifest
 from localprobe.runs.rows import Row
 from localprobe.runs.tally import ORIGINAL, SWAP, Score, Tally
+from localprobe.runs.transitions import Limits
 
 if TYPE_CHECKING:
     import pandas
@@ -83,6 +85,32 @@ class Run:
                 f"this run has no {patch}; it has {', '.join(self.tally.patches)}"
             )
         return self.tally.transition(patch)
+
+    def limits(self, patch: str) -> Limits | None:
+        """The 95 % interval of `transition`, over examples; None where scores have degrees."""
+        self.transition(patch)
+        return self.tally.limits(patch)
+
+    def own_transitions(self, patch: str, patience: int = PATIENCE) -> dict[int, int | None]:
+        """By example, the lowest layer with its answer right before it is lost for good.
+
+        That is, going down from the last layer, at `patience` layers in a row. None where it is
+        so before any layer held. Of a `transition`, patience is at most that of the run.
+        Raises LocalprobeError where the run has no such scores.
+        """
+        self.transition(patch)
+        metric = self.tally.metric
+        descent = self.manifest.descent
+        mine = [row.scores for row in self.rows if row.patch == patch]
+        if patch == SWAP or any(scores.get(metric, 0) not in (0, 1) for scores in mine):
+            raise LocalprobeError(f"answers under {patch} by {metric} are not right or lost")
+        if descent is not None and patience > descent.patience:
+            raise LocalprobeError(
+                f"this run gave examples up after {descent.patience} lost layers, not {patience}"
+            )
+        layers = next(c.layers for c in self.tally.columns if c.patch == patch)
+        own = own_transitions(self.rows, patch, layers, metric, Descent(patience))
+        return {example: each.layer for example, each in own.items()}
 
     def differences(self, other: Run) -> list[str]:
         """What was run otherwise, as "seed 0, not 3" (here 0, there 3); the model aside."""

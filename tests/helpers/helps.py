@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import re
 
-COMMANDS = ("demo", "probe", "swap", "sweep", "run", "recipes", "bench", "tokens", "models")
+COMMANDS = (
+    "demo",
+    "probe",
+    "swap",
+    "sweep",
+    "transition",
+    "run",
+    "recipes",
+    "bench",
+    "tokens",
+    "models",
+)
 COMMANDS += ("devices", "worker")
 COMMANDS += ("map", "lens", "attention", "states")
 READERS = ("show", "export", "compare", "plot", "report", "browse", "merge")

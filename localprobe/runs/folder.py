@@ -328,7 +328,7 @@ class _Reader:
 
     def go_back(self) -> int:
         """To behind the last whole example: that place in the file."""
-        self._pending = []
+        self._pending, self._have, self._next = [], {}, None
         return self.length
 
     def add(self, row: Row, position: int) -> None:

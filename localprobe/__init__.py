@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         swap,
         sweep,
         token_map,
+        transition,
     )
     from localprobe.errors import LocalprobeError
 
@@ -33,6 +34,7 @@ __all__ = [
     "swap",
     "sweep",
     "token_map",
+    "transition",
 ]
 
 

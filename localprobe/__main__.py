@@ -21,6 +21,10 @@ def run() -> int:
 
     try:
         signal.signal(signal.SIGTERM, terminate)
+        for name in ("SIGINFO", "SIGUSR1"):
+            # Which ask where long work is; where there is nothing to say, they must not kill.
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
         from localprobe.cli.app import main
 
         code = main()

@@ -15,14 +15,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from localprobe.engine import interventions
 from localprobe.engine.answers import softmax
 from localprobe.engine.full import Answer, FullEngine
 from localprobe.engine.interventions import Intervention, only_at
 from localprobe.engine.layers import Layers, layers_text, parse_layers
-from localprobe.engine.lens import by_head, by_whole_passes
+from localprobe.engine.lens import by_head, by_whole_passes, check_head
 from localprobe.engine.resume import BATCH_SIZE
 from localprobe.engine.tokens import Resumed, WholePasses
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
@@ -50,13 +50,20 @@ from localprobe.models.opening import (
     why_not_hidden,
 )
 from localprobe.models.registry import DEFAULT_MODEL
+from localprobe.runs.descent import PATIENCE
+from localprobe.runs.display import shown_by
 from localprobe.runs.folder import RunFolder
+from localprobe.runs.frames import pandas_frame, polars_frame
 from localprobe.runs.manifest import Manifest, new_manifest, now
 from localprobe.runs.results import Run, read_run
 from localprobe.runs.rows import Row
 
 _WORTH_SAYING = 2.5e8
 """Bytes."""
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
 
 T = TypeVar("T")
 Watch = Callable[[Iterator[T], int], Iterable[T]]
@@ -236,6 +243,32 @@ class Probe:
         """The layer from which on all rows of an intervention have the clean answer, if any."""
         return probing.survives_from([row for row in self.rows if row.patch == patch])
 
+    _COLUMNS: ClassVar = ("patch", "layer", "text", "p_clean", "is_clean", "clean_share")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each of `rows`: patch, layer, text, p_clean, is_clean, clean_share.
+
+        Raises LocalprobeError where pandas is not installed.
+        """
+        return pandas_frame(self._records(), self._COLUMNS)
+
+    def to_polars(self) -> polars.DataFrame:
+        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
+        return polars_frame(self._records(), self._COLUMNS)
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [{name: getattr(row, name) for name in self._COLUMNS} for row in self.rows]
+
+    def plot(self) -> Any:
+        """P of the clean answer's first token against the layer: matplotlib's axes.
+
+        Raises LocalprobeError where matplotlib is not installed.
+        """
+        return shown_by("notebook").plot_probe(self)
+
+    def _repr_html_(self) -> str:
+        return str(shown_by("notebook").probe_html(self))
+
 
 def _cut(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:39] + "…")
@@ -394,6 +427,32 @@ class Swap:
     def flip_layer(self) -> int | None:
         return swapping.flip_layer(self.rows)
 
+    _COLUMNS: ClassVar = ("layer", "text", "p_original", "p_modified", "follows")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each of `rows`: layer, text, p_original, p_modified, follows.
+
+        Raises LocalprobeError where pandas is not installed.
+        """
+        return pandas_frame(self._records(), self._COLUMNS)
+
+    def to_polars(self) -> polars.DataFrame:
+        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
+        return polars_frame(self._records(), self._COLUMNS)
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [{name: getattr(row, name) for name in self._COLUMNS} for row in self.rows]
+
+    def plot(self) -> Any:
+        """P(original) and P(modified) against the layer: matplotlib's axes.
+
+        Raises LocalprobeError where matplotlib is not installed.
+        """
+        return shown_by("notebook").plot_swap(self)
+
+    def _repr_html_(self) -> str:
+        return str(shown_by("notebook").swap_html(self))
+
 
 def swap(
     model: Model,
@@ -519,10 +578,13 @@ def lens(
     opened = WholePasses(model.loaded.model, tokens)
     answer = int(mapping.finite(opened.clean).argmax())
     followed = answer if token is None else mapping.first_token(encode.model, token, answer)
+    by = by_head if engine.name == RESUME else by_whole_passes
+    states = opened.states()
+    check_head(model.loaded.model, by)
     return lenses.look(
         model.loaded.model,
-        by_head if engine.name == RESUME else by_whole_passes,
-        opened.states(),
+        by,
+        states,
         prompt=prompt,
         tokens=tokens,
         layers=chosen,
@@ -672,6 +734,30 @@ def sweep(
         for _ in running.rows():
             bar.update(max(0, round(running.sweep.done * steps) - bar.n))
         return running.found()
+
+
+def transition(
+    model: Model,
+    task: str,
+    patches: str | Sequence[str] | None = None,
+    *,
+    patience: int = PATIENCE,
+    **settings: Any,
+) -> Run:
+    """From which layer on answers survive, with far fewer passes than `sweep`.
+
+    Each example's layers are tried from the last one down, until its answer is lost at `patience`
+    of them in a row; it then counts as lost at every lower one.
+    settings: those of `sweep`, and check (the share of the layers below that is tried all the
+    same), keep (the share of the baseline that survives, 0.9), until_width (go on with examples
+    until every 95 % interval is at most so many layers wide).
+
+    run = transition(model, "capitals", ["freeze"], n=60)
+    run.transition("freeze"), run.limits("freeze"), run.own_transitions("freeze")
+
+    Raises LocalprobeError for anything that cannot be done, and where answers have degrees.
+    """
+    return sweep(model, task, patches, patience=patience, **settings)
 
 
 def load_run(path: str | Path) -> Run:

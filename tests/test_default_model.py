@@ -137,8 +137,11 @@ def test_what_other_weights_change_is_what_the_readme_says(
 SILENT = ("models pull", "models prepare", "models remove", "states")
 
 
-# A benchmark takes too long, and a worker does not end: these have tests of their own.
-@pytest.mark.parametrize("command", [each for each in COMMANDS if each not in ("bench", "worker")])
+# A benchmark takes too long, a worker does not end, and browse needs a terminal: they have tests of
+# their own.
+@pytest.mark.parametrize(
+    "command", [each for each in COMMANDS if each not in ("bench", "worker", "browse")]
+)
 def test_the_example_of_every_help_works(
     command: str,
     folder_of_runs: Path,
@@ -158,5 +161,5 @@ def test_the_example_of_every_help_works(
         prepared.write_bytes(b"GGUF")
     assert main(shlex.split(example)[1:]) == 0
     captured = capsys.readouterr()
-    assert captured.out or command in (*SILENT, "plot", "merge")
+    assert captured.out or command in (*SILENT, "plot", "report", "merge")
     assert "\x1b" not in captured.out

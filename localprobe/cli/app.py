@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, Literal, Optional, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -34,6 +34,7 @@ from localprobe.cli.options import (
     ShardOption,
     SweepPatches,
     Threads,
+    TransitionPatches,
     choosing_a_model,
 )
 from localprobe.errors import LocalprobeError
@@ -66,6 +67,7 @@ class _Command(TyperCommand):
             "{donor}": _listed(set(interventions.names()) - set(tally.patches())),
             "{drawn}": _listed(interventions.drawn_names()),
             "{sweepable}": _listed(tally.patches()),
+            "{undonated}": _listed(interventions.names(with_donor=False)),
             "{tasks}": _listed(NAMES),
         }
         for option in self.params:
@@ -121,9 +123,21 @@ def _main(
             "--offline", help="Before the command: fetch nothing; also: LOCALPROBE_OFFLINE=1."
         ),
     ] = False,
+    color: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(
+            "--color",
+            help="Before the command: when to use colour; auto: on a terminal; also: NO_COLOR=1, "
+            "FORCE_COLOR=1.",
+        ),
+    ] = "auto",
 ) -> None:
     if offline:
         os.environ["LOCALPROBE_OFFLINE"] = "1"
+    if color != "auto":
+        from localprobe.report.terminal import choose_color
+
+        choose_color(color)
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -460,7 +474,9 @@ def sweep(
     ] = False,
     metric: Annotated[
         Optional[str],
-        typer.Option(help="The score that counts, where a task has several: f1, rougeL."),
+        typer.Option(
+            help="The score that counts: f1, rougeL; first_token (capitals, jsonl): no generation."
+        ),
     ] = None,
     max_tokens: Annotated[
         Optional[int],
@@ -499,6 +515,107 @@ def sweep(
         digits=digits,
         chat=chat,
         shard=parse_shard(shard),
+    )
+    commands.sweep(experiment, choice, named=bool(patch), batch=batch, out=out, json=json)
+
+
+@_command("localprobe transition --task capitals --patch freeze,skip -n 5")
+@choosing_a_model()
+def transition(
+    patch: TransitionPatches = [],  # noqa: B006
+    task: Annotated[
+        str, typer.Option(help="What to ask: {tasks}.", autocompletion=completion.tasks)
+    ] = "capitals",
+    layers: Layers = "all",
+    n: Annotated[
+        Optional[int],
+        typer.Option("-n", metavar="N", help="Use the first N examples; all if not given.", min=1),
+    ] = None,
+    patience: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="An answer lost at N layers in a row, going down, counts as lost below.",
+            min=1,
+        ),
+    ] = 3,
+    check: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Try this share of the layers below all the same: how many answers come back?",
+            min=0,
+            max=1,
+        ),
+    ] = 0.0,
+    keep: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="The share of the baseline that is to survive."),
+    ] = 0.9,
+    until_width: Annotated[
+        Optional[int],
+        typer.Option(
+            metavar="W",
+            help="End once every 95 % interval is at most W layers wide.",
+            min=0,
+        ),
+    ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(metavar="FILE", help="The task's data: SQuAD's JSON; JSONL, CSV."),
+    ] = None,
+    digits: Annotated[
+        Optional[int], typer.Option(metavar="N", help="For math: digits of the numbers.", min=1)
+    ] = None,
+    template: Annotated[
+        Optional[str],
+        typer.Option(help=r"Another prompt, with {country}, say, where it goes; \n: newline."),
+    ] = None,
+    metric: Annotated[
+        Optional[str],
+        typer.Option(help="The score that counts, right or wrong; first_token: no generation."),
+    ] = None,
+    max_tokens: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", help="Longest answer in tokens; the task's if not given.", min=1),
+    ] = None,
+    chat: Chat = False,
+    out: Out = None,
+    shard: ShardOption = "1/1",
+    batch: Batch = 0,
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """From which layer on do answers survive? As a sweep, with about a tenth of the work.
+
+    Each example's layers are tried from the last one down, until its answer is lost at --patience
+    of them in a row; it then counts as lost at all lower ones. Its own layer is the lowest that
+    held. The transition is the layer from which on --keep of the baseline survives; its 95 %
+    interval has every layer that a binomial test of the share (mid-p) does not rule out.
+    """
+    from localprobe.cli import commands
+    from localprobe.experiments.experiment import Experiment
+    from localprobe.prompts.encoder import unescape
+    from localprobe.runs.shard import parse_shard
+
+    experiment = Experiment(
+        task,
+        tuple(_names(patch)),
+        layers,
+        n=n,
+        seed=seed,
+        metric=metric,
+        max_tokens=max_tokens,
+        template=None if template is None else unescape(template),
+        data=data,
+        digits=digits,
+        chat=chat,
+        shard=parse_shard(shard),
+        patience=patience,
+        check=check,
+        keep=keep,
+        until_width=until_width,
     )
     commands.sweep(experiment, choice, named=bool(patch), batch=batch, out=out, json=json)
 
@@ -624,11 +741,20 @@ def show(
         Optional[str],
         typer.Option(metavar="LAYERS", help="With --misses and --patch: at these layers."),
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Of a run that is going on, as it grows, to its end."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """The table of a run, again; or, with --misses, what was answered wrongly."""
     from localprobe.cli import reading
 
+    if follow:
+        if misses or json:
+            raise LocalprobeError("--follow is for the table, not for --misses or --json")
+        reading.follow(runs, metric)
+        return
     reading.show(runs, metric, only_misses=misses, patch=patch, layers=layers, json=json)
 
 
@@ -668,11 +794,78 @@ def plot(
     metric: Annotated[
         Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
     ] = None,
+    transitions: Annotated[
+        bool,
+        typer.Option(
+            "--transitions", help="Where all runs' transitions are, with their 95 % intervals."
+        ),
+    ] = False,
 ) -> None:
-    """Score against layer, as a figure. Needs: pip install 'localprobe[plot]'."""
+    """Score against layer, as a figure; or transitions. Needs: pip install 'localprobe[plot]'."""
     from localprobe.cli import reading
 
-    reading.plot(runs, output, metric)
+    reading.plot(runs, output, metric, transitions=transitions)
+
+
+@_command("localprobe report runs/quick -o report.html")
+def report(
+    runs: Runs,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The .html file to write.")
+    ],
+    maps: Annotated[
+        list[Path],
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help="Also a map, as `localprobe map --json` writes it; may be repeated.",
+        ),
+    ] = [],  # noqa: B006
+    title: Annotated[
+        Optional[str], typer.Option(help="Its title; tasks and models if not given.")
+    ] = None,
+    metric: Annotated[
+        Optional[str], typer.Option(help="Another of the task's scores: f1, rougeL.")
+    ] = None,
+    examples: Annotated[
+        int,
+        typer.Option(
+            "--examples",
+            metavar="N",
+            help="The first N examples of each run are in it, as far as there is room.",
+            min=0,
+        ),
+    ] = 50,
+) -> None:
+    """Runs as one HTML file to send: curves, heat maps, tables, and the answers behind each number.
+
+    It needs no network and opens from disk. Several runs of a task are compared.
+    """
+    from localprobe.cli import reading
+
+    reading.report(runs, output, maps=maps, title=title, metric=metric, examples=examples)
+
+
+@_command("localprobe browse runs")
+def browse(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[DIR|FILE]...",
+            help="Folders with runs in or below them, and maps of `localprobe map --json`; the "
+            "working directory if not given.",
+        ),
+    ] = [],  # noqa: B006
+) -> None:
+    """Walk through runs in the terminal. Needs: pip install 'localprobe[browse]'.
+
+    The table of a run is moved over with the arrows, or h, j, k, l; Enter opens the examples behind
+    a cell, and an example's answers through all layers; / searches, e writes what is seen to a CSV
+    file, Escape goes back, q ends. In the list of runs, Space marks those to be seen side by side.
+    """
+    from localprobe.cli import reading
+
+    reading.browse(paths)
 
 
 @_command("localprobe merge shard-1 shard-2 -o whole")
@@ -877,8 +1070,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
-        if getattr(error, "option_name", "") == "--offline":
-            hint = "; it goes before the command: localprobe --offline ..."
+        if (option := getattr(error, "option_name", "")) in ("--offline", "--color"):
+            hint = f"; it goes before the command: localprobe {option} ..."
         return _fail(error.format_message().rstrip(".") + hint, 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)

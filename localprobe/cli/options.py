@@ -120,6 +120,16 @@ SweepPatches = Annotated[
         autocompletion=completion.swept_patches,
     ),
 ]
+TransitionPatches = Annotated[
+    list[str],
+    typer.Option(
+        "--patch",
+        "-p",
+        metavar="NAME",
+        help="{undonated}, with commas; all if not given.",
+        autocompletion=completion.swept_patches,
+    ),
+]
 Chat = Annotated[
     bool,
     typer.Option("--chat", help="Put prompts through the model's own chat template."),

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import escaped, printable
-from localprobe.report import documents
+from localprobe.report import documents, run_view
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
+from localprobe.report.map_records import read_maps
 from localprobe.report.misses import misses, misses_table
-from localprobe.report.score_table import report
-from localprobe.report.terminal import print_document, say, stdout_console
+from localprobe.report.run_page import run_page
+from localprobe.report.score_table import report as score_report
+from localprobe.report.terminal import print_document, say, size_text, stdout_console
 from localprobe.runs import results
+from localprobe.runs.folder import GrowingRows
+from localprobe.runs.manifest import MANIFEST
 from localprobe.runs.merging import merge as merge_runs
 from localprobe.runs.results import Run
 from localprobe.runs.shard import WHOLE
@@ -46,8 +53,25 @@ def show(
         if number:
             console.print()
         console.print(
-            report(console, run.tally, run.manifest.title, run.manifest.n_layer, run.so_far)
+            score_report(console, run.tally, run.manifest.title, run.manifest.n_layer, run.so_far)
         )
+
+
+def follow(paths: Sequence[Path], metric: str | None) -> None:
+    """The table of the one run that is going on, redrawn as it grows; then that of its end.
+
+    On no terminal, only the last one. Ctrl-C leaves the table as it stands.
+    """
+    folders = [folder for path in paths for folder in results.run_folders(path)]
+    growing = [each for each in map(GrowingRows, folders) if not each.manifest.is_finished]
+    if len(growing) > 1:
+        names = ", ".join(str(each.path) for each in growing)
+        raise LocalprobeError(f"several of these runs go on; name one to follow: {names}")
+    try:
+        if growing:
+            run_view.follow(growing[0], metric)
+    finally:
+        show(paths, metric, only_misses=False, patch=None, layers=None, json=False)
 
 
 def _show_misses(runs: Sequence[Run], patch: str | None, layers: str | None, *, json: bool) -> None:
@@ -88,7 +112,7 @@ def compare(paths: Sequence[Path], *, json: bool) -> None:
         console.print(comparison_table(console, each))
 
 
-def plot(paths: Sequence[Path], output: Path, metric: str | None) -> None:
+def plot(paths: Sequence[Path], output: Path, metric: str | None, *, transitions: bool) -> None:
     # A figure is the same wherever it is made: a matplotlibrc here may be a stranger's.
     logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
     os.environ.pop("MPLBACKEND", None)
@@ -103,8 +127,65 @@ def plot(paths: Sequence[Path], output: Path, metric: str | None) -> None:
         raise LocalprobeError(f"matplotlib cannot be loaded: {printable(str(error))}") from None
     if output.suffix.lower() not in KINDS:
         raise LocalprobeError(f"{output}: the figure must be one of {', '.join(KINDS)}")
-    save_figure([run.by_metric(metric) for run in _runs(paths)], output)
+    found = [run.by_metric(metric) for run in _runs(paths)]
+    save_figure(found, output, transitions=transitions)
     say(f"wrote {output}")
+
+
+def report(
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    maps: Sequence[Path],
+    title: str | None,
+    metric: str | None,
+    examples: int,
+) -> None:
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise LocalprobeError(f"{output}: the report must be an .html file")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output.parent))
+    runs = [run.by_metric(metric) for run in _runs(paths)]
+    found = [each for file in maps for each in read_maps(file)]
+    text = run_page(runs, examples, title=title, maps=found)
+    write_atomically(output, text)
+    say(f"wrote {output}, {size_text(output.stat().st_size)}")
+
+
+_DEEPEST = 4
+"""Folders that runs are looked for in, below the one that is named."""
+
+
+def browse(paths: Sequence[Path]) -> None:
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        raise LocalprobeError("browse needs a terminal; localprobe show prints the tables")
+    try:
+        from localprobe.report.browse import Browser, Opened
+    except ImportError:
+        raise LocalprobeError(
+            "browse needs textual; run: pip install 'localprobe[browse]'"
+        ) from None
+    there = []
+    for path in paths or [Path()]:
+        if path.is_file():
+            there += [Opened(str(path), found=each) for each in read_maps(path)]
+        else:
+            folders = runs_below(path)
+            there += [Opened(str(each), partial(results.read_run, each)) for each in folders]
+    if len(there) == 1 and there[0].run is not None:
+        # What is wrong with it is said before there is a screen.
+        run = there[0].run()
+        there = [Opened(there[0].name, lambda: run)]
+    Browser(there).run()
+
+
+def runs_below(path: Path) -> list[Path]:
+    """Folders with runs, in the folder itself or some levels below it, by name."""
+    patterns = ["/".join(["*"] * depth + [MANIFEST]) for depth in range(_DEEPEST + 1)]
+    found = {each.parent for pattern in patterns for each in path.glob(pattern)}
+    if not found:
+        raise LocalprobeError(f"there is no run in {path} or below it; localprobe run makes one")
+    return sorted(found)
 
 
 def merge(paths: Sequence[Path], out: Path) -> None:

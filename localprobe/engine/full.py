@@ -67,6 +67,8 @@ class Answer:
 NO_ANSWER = Answer((), "", np.empty(0, np.float32), is_finite=False)
 
 Stop = Callable[[str], bool]
+Wanted = Callable[[int, int], bool]
+"""Given the number of a prompt and a layer, whether that cell is to be computed."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,20 @@ class FullEngine:
         max_tokens: int,
         examples: Sequence[int],
         stops: Sequence[Stop | None],
+        wanted: Wanted | None = None,
     ) -> Iterator[tuple[int, int, Answer]]:
         """Every prompt at every layer, each with its intervention, which are of one kind.
 
-        Yields (number of the prompt, layer, answer). Order is the engine's affair. Where there is
-        no answer since logits are not finite, that one is NO_ANSWER.
+        Yields (number of the prompt, layer, answer). Layers go down from the last one; which
+        prompt comes first is the engine's affair. Where there is no answer since logits are not
+        finite, that one is NO_ANSWER.
+
+        wanted: asked of each cell once all answers at higher layers were given; all cells if None.
         """
-        for layer in layers:
+        for layer in sorted(layers, reverse=True):
             for i, run in enumerate(runs):
+                if wanted is not None and not wanted(i, layer):
+                    continue
                 try:
                     answer = self.answer(
                         run.prompt,

@@ -7,7 +7,7 @@ By the head alone, everything that comes before it in the graph is switched off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,12 +15,15 @@ from localprobe.engine.full import CLEAN
 from localprobe.engine.interventions import FloatArray
 from localprobe.errors import ModelError
 from localprobe.llama.batch import Batch, Row
-from localprobe.llama.head import WriteLast
+from localprobe.llama.head import KeepLast, WriteLast
 from localprobe.llama.hooks import NodeVisitor
 from localprobe.llama.model import Model
 
 _MOST_ROWS = 64
 _MOST_LOGITS = 1 << 24
+_SHARE_OF_SPREAD = 0.01
+"""Quantized activations are rounded otherwise among other rows; another state is off by far more.
+"""
 
 Logits = Iterator[tuple[slice, FloatArray]]
 
@@ -66,6 +69,26 @@ def by_whole_passes(model: Model, states: FloatArray) -> Logits:
         if not writing[-1].is_written:
             raise ModelError("what its last block makes was not found")
         yield slice(start, start + len(part)), logits
+
+
+def check_head(model: Model, by: Callable[[Model, FloatArray], Logits]) -> None:
+    """Raise ModelError where what the last block made of a prompt does not give its logits."""
+    model.reserve(2, 2)
+    model.clear()
+    keepers: list[KeepLast] = []
+
+    def around(inner: NodeVisitor) -> NodeVisitor:
+        keepers.append(KeepLast(inner, model.n_layer))
+        return keepers[0]
+
+    step = model.info.n_vocab // 3
+    expected = model.decode(_outputs([step, 2 * step]), CLEAN, around)
+    states = keepers[0].states
+    if states is None or states.shape != (2, model.n_embd):
+        raise ModelError("what its last block makes is not found, so there is no logit lens")
+    found = np.concatenate([logits for _, logits in by(model, states)])
+    if not np.abs(found - expected).max() <= _SHARE_OF_SPREAD * np.ptp(expected):
+        raise ModelError("its logits are not those of the last state alone: there is no logit lens")
 
 
 def _check_width(model: Model, states: FloatArray) -> None:

@@ -21,7 +21,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from localprobe.engine.full import CLEAN, NO_ANSWER, Answer, CleanRun, FullEngine, Stop, Writing
+from localprobe.engine.full import (
+    CLEAN,
+    NO_ANSWER,
+    Answer,
+    CleanRun,
+    FullEngine,
+    Stop,
+    Wanted,
+    Writing,
+)
 from localprobe.engine.interventions import Edit, FloatArray, Intervention
 from localprobe.errors import NotFiniteError
 from localprobe.llama.batch import Batch, Row
@@ -72,8 +81,13 @@ _Span = tuple[_Job, int, int]
 
 @dataclass
 class _Batches:
-    """Batches by the rows they hold: those of a prompt are the same at every layer."""
+    """Batches by the rows they hold: those of a prompt are the same at every layer.
 
+    jobs: those that have cells in the cache. One that is left out at a layer keeps its own, so
+    that the others find theirs.
+    """
+
+    jobs: Mapping[int, _Job]
     made: dict[tuple[object, ...], Batch] = field(default_factory=dict)
     filled: bool = False
     """Whether the cells of the prompts hold clean keys and values below the layer at hand."""
@@ -208,52 +222,61 @@ class ResumeEngine(FullEngine):
         max_tokens: int,
         examples: Sequence[int],
         stops: Sequence[Stop | None],
+        wanted: Wanted | None = None,
     ) -> Iterator[tuple[int, int, Answer]]:
         if not runs:
             return
+        wanted = wanted or _everything
         all_rows = _changes_all_rows(interventions[0])
         lengths = [len(run.prompt) + max_tokens for run in runs]
         downwards = sorted(layers, reverse=True)
         most_rows = self._most_rows(MANY_ROWS if all_rows else FEW_ROWS)
         for some in self._batched(lengths, most_rows):
-            jobs = [
-                _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i]) for i in some
-            ]
-            for place, layer, answer in self._run_batch(jobs, downwards, max_tokens):
-                yield some.start + place, layer, answer
+            jobs = {
+                i: _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i])
+                for i in some
+            }
+            yield from self._run_batch(jobs, downwards, max_tokens, wanted)
 
     def _run_batch(
-        self, jobs: list[_Job], layers: Sequence[int], max_tokens: int
+        self, jobs: Mapping[int, _Job], layers: Sequence[int], max_tokens: int, wanted: Wanted
     ) -> Iterator[tuple[int, int, Answer]]:
-        """The answers of jobs that share decodes, layers going down: (job's place, layer, …)."""
+        """The answers of jobs that share decodes, layers going down. jobs: by prompt's number."""
         ready: _Batches | None = None
         n_decodes = 0
         for below, layer in enumerate(layers):
+            todo = {i: job for i, job in jobs.items() if wanted(i, layer)}
+            if not todo:
+                continue
             try:
-                # Whoever is given an answer may use the model before asking for the next one.
-                if ready is None or self.model.n_decodes != n_decodes:
-                    room = sum(len(job.run.prompt) + max_tokens for job in jobs)
+                # Whoever is given an answer may use the model before asking for the next one. And
+                # one that has no cells yet would take those of others.
+                if (
+                    ready is None
+                    or self.model.n_decodes != n_decodes
+                    or not todo.keys() <= ready.jobs.keys()
+                ):
+                    room = sum(len(job.run.prompt) + max_tokens for job in jobs.values())
                     self.model.reserve(room, len(jobs))
-                    self._fill_prefix(jobs)
-                    ready = _Batches()
-                for job in jobs:
+                    self._fill_prefix(list(todo.values()))
+                    ready = _Batches(todo)
+                for job in todo.values():
                     job.writing = None
-                self._layer(jobs, layer, max_tokens, ready)
+                self._layer(list(todo.values()), layer, max_tokens, ready)
                 n_decodes = self.model.n_decodes
             except NotFiniteError:
-                if len(jobs) > 1:
+                if len(todo) > 1:
                     # One that is not finite spoils all that share its cache: each by itself.
-                    for place, job in enumerate(jobs):
-                        alone = [replace(job, number=0)]
-                        for _, at, answer in self._run_batch(alone, layers[below:], max_tokens):
-                            yield place, at, answer
+                    for i, job in jobs.items():
+                        alone = {i: replace(job, number=0)}
+                        yield from self._run_batch(alone, layers[below:], max_tokens, wanted)
                     return
-                yield 0, layer, NO_ANSWER
+                yield next(iter(todo)), layer, NO_ANSWER
                 ready = None
                 continue
-            for place, job in enumerate(jobs):
+            for i, job in todo.items():
                 assert job.writing is not None
-                yield place, layer, job.writing.answer()
+                yield i, layer, job.writing.answer()
 
     def _layer(self, jobs: list[_Job], layer: int, max_tokens: int, batches: _Batches) -> None:
         """Write the answers of all jobs at a layer."""
@@ -272,7 +295,7 @@ class ResumeEngine(FullEngine):
             elsewhere += [job for job in unfinished if not job.knows_the_newest()]
         if elsewhere:
             if not batches.filled:
-                self._fill_below(jobs, layer, batches)
+                self._fill_below(list(batches.jobs.values()), layer, batches)
                 batches.filled = True
             self._go_on_together(elsewhere, layer)
 
@@ -411,6 +434,10 @@ class _Together:
             parts.append(mine if new is None else new)
             start += n_rows
         return np.concatenate(parts)
+
+
+def _everything(_number: int, _layer: int) -> bool:
+    return True
 
 
 def _split(spans: Sequence[_Span]) -> tuple[list[_Span], list[_Span]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from localprobe.engine.interventions import FloatArray
 from localprobe.engine.tokens import Act, Resumed, WholePasses
 from localprobe.errors import ModelError
 from localprobe.llama.check import TOLERANCE
@@ -19,20 +20,37 @@ def check_hiding(model: Model) -> None:
     With all earlier tokens hidden from block 0 on, the answer must not depend on them: what we
     hide is all that the last token sees of them. And hiding one of them must not be that already.
     """
+    _check_alone(model, WholePasses)
+
+
+def _check_alone(model: Model, way: type[WholePasses]) -> None:
     step = model.info.n_vocab // 8
     one, other = [step, 2 * step, 3 * step, 4 * step], [5 * step, 6 * step, 7 * step, 4 * step]
-    prompts = [WholePasses(model, tokens) for tokens in (one, other)]
-    distance = float(np.abs(prompts[0].clean - prompts[1].clean).max())
-    logits = []
-    for prompt in prompts:
-        ((_, _, found),) = prompt.cells([Act((0, 1, 2))], [0])
-        logits.append(found[0])
-    if not float(np.abs(logits[0] - logits[1]).max()) <= TOLERANCE * distance:
+    (clean, alone, rest), (clean_other, alone_other, rest_other) = (
+        _all_and_one_hidden(way(model, tokens)) for tokens in (one, other)
+    )
+    allowed = TOLERANCE * float(np.abs(clean - clean_other).max())
+    if not float(np.abs(alone - alone_other).max()) <= allowed:
         raise ModelError("the last token still sees tokens that are hidden from it")
+    if allowed and not float(np.abs(rest - rest_other).max()) > allowed:
+        raise ModelError("tokens cannot be hidden from the last one without all the others")
+
+
+def _all_and_one_hidden(prompt: WholePasses) -> list[FloatArray]:
+    """Logits of a prompt of four tokens: clean, with all earlier ones hidden, and with one."""
+    found = [prompt.clean, prompt.clean, prompt.clean]
+    for _, numbers, logits in prompt.cells([Act((0, 1, 2)), Act((0,))], [0]):
+        for number, row in zip(numbers, logits, strict=True):
+            found[1 + number] = row
+    return found
 
 
 def check_hiding_resumed(model: Model) -> None:
-    """Raise ModelError where resuming gives other numbers than whole passes with tokens hidden."""
+    """Raise ModelError where resuming gives other numbers than whole passes with tokens hidden.
+
+    Of single tokens only nearly the same numbers can be asked for; so all of them are hidden, too.
+    """
+    _check_alone(model, Resumed)
     step = model.info.n_vocab // 8
     tokens = [step, 2 * step, 3 * step, 4 * step, 5 * step]
     layers = sorted({0, model.n_layer // 2, model.n_layer - 1})

@@ -11,12 +11,12 @@ import numpy as np
 from localprobe.engine.full import CLEAN
 from localprobe.engine.interventions import FloatArray
 from localprobe.errors import LocalprobeError, ModelError
-from localprobe.experiments.display import shown_by
 from localprobe.llama.attention import KeepWeights
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.hooks import NodeVisitor
 from localprobe.llama.memory import check_fits
 from localprobe.llama.model import Model
+from localprobe.runs.display import shown_by
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,21 @@ from localprobe.experiments.sweep import Sweep
 from localprobe.files.cache import sha256_of
 from localprobe.prompts.chat import ChatTemplate
 from localprobe.prompts.encoder import Encoder
+from localprobe.runs.descent import Descent
 from localprobe.runs.shard import WHOLE, Shard
+from localprobe.runs.tally import KEPT
 from localprobe.tasks import task_by_name
-from localprobe.tasks.base import Task, TaskOptions
+from localprobe.tasks.base import FIRST_TOKEN, Task, TaskOptions
+from localprobe.tasks.first_token import FirstToken
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One sweep to be. None: as the task has it. layers: as on the command line."""
+    """One sweep to be. None: as the task has it. layers: as on the command line.
+
+    patience: of a transition, whose layers go down until the answer was lost at so many in a row;
+    None: all layers. check, keep, until_width: of a transition, see `Sweep`.
+    """
 
     task: str
     patches: tuple[str, ...]
@@ -36,13 +43,24 @@ class Experiment:
     digits: int | None = None
     chat: bool = False
     shard: Shard = WHOLE
+    patience: int | None = None
+    check: float = 0.0
+    keep: float | None = None
+    until_width: int | None = None
 
     def build_task(self) -> Task:
         options = TaskOptions(self.template, self.data, self.digits, self.seed)
-        return task_by_name(self.task, options)
+        task = task_by_name(self.task, options)
+        return FirstToken(task) if self.metric == FIRST_TOKEN else task
 
     def sweep(self, engine: FullEngine) -> Sweep:
         """The sweep on a model."""
+        descent = None
+        if self.patience is not None:
+            self._check_numbers(self.patience)
+            descent = Descent(self.patience, self.check, self.seed)
+        elif (self.check, self.keep, self.until_width) != (0.0, None, None):
+            raise LocalprobeError("check, keep and until_width are for a transition: give patience")
         return Sweep(
             engine,
             self.build_task(),
@@ -56,7 +74,20 @@ class Experiment:
             max_prompt_tokens=self.max_prompt_tokens,
             encoder=encoder(engine, chat=self.chat),
             shard=self.shard,
+            descent=descent,
+            keep=KEPT if self.keep is None else self.keep,
+            until_width=self.until_width,
         )
+
+    def _check_numbers(self, patience: int) -> None:
+        if patience < 1:
+            raise LocalprobeError(f"patience must be at least 1, not {patience}")
+        if not 0 <= self.check <= 1:
+            raise LocalprobeError(f"check must be a share, 0 to 1, not {self.check}")
+        if self.keep is not None and not 0 < self.keep < 1:
+            raise LocalprobeError(f"keep must be a share above 0 and below 1, not {self.keep}")
+        if self.until_width is not None and self.until_width < 0:
+            raise LocalprobeError(f"until_width must be at least 0, not {self.until_width}")
 
     def record(self) -> dict[str, Any]:
         """As JSON; a data file by its name and its hash."""
@@ -75,6 +106,17 @@ class Experiment:
             "digits": self.digits,
             "chat": self.chat,
             "shard": str(self.shard),
+            **self._record_of_a_transition(),
+        }
+
+    def _record_of_a_transition(self) -> dict[str, Any]:
+        if self.patience is None:
+            return {}
+        return {
+            "patience": self.patience,
+            "check": self.check,
+            "keep": KEPT if self.keep is None else self.keep,
+            "until_width": self.until_width,
         }
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from localprobe.engine.interventions import FloatArray
 from localprobe.engine.lens import Logits
 from localprobe.errors import LocalprobeError
-from localprobe.experiments.display import shown_by
 from localprobe.llama.model import Model
+from localprobe.runs.display import shown_by
 
 Values = NDArray[np.float64]
 Progress = Callable[[Iterator[int], int], Iterable[int]]

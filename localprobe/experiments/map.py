@@ -19,10 +19,11 @@ from localprobe.engine.answers import softmax
 from localprobe.engine.interventions import FloatArray, Inject, only_at
 from localprobe.engine.tokens import Act, WholePasses
 from localprobe.errors import LocalprobeError, NotFiniteError, did_you_mean
-from localprobe.experiments.display import shown_by
 from localprobe.llama.model import Model
+from localprobe.llama.text import Vocabulary
 from localprobe.prompts.encoder import Encoder
 from localprobe.prompts.words import occurrences, word_groups
+from localprobe.runs.display import shown_by
 
 KNOCKOUT, SWAP = "knockout", "swap"
 PATCHES = (KNOCKOUT, "random", "shuffle", "freeze", SWAP)
@@ -85,6 +86,11 @@ class TokenMap:
 
         Of P(answer), the share that is lost; of a swap, the share of the way to the other run.
         """
+        share: Values = np.clip(self.share(), 0, 1)
+        return share
+
+    def share(self) -> Values:
+        """As `effect`; below 0 where there is more of the answer, above 1 past the other run."""
         here, values = _scale(self.metric, np.array(self.clean)), _scale(self.metric, self.values)
         if self.there is not None:
             there = float(_scale(self.metric, np.array(self.there)))
@@ -93,7 +99,7 @@ class TokenMap:
         way = there - float(here)
         if way == 0:
             return np.zeros_like(self.values)
-        share: Values = np.clip((values - float(here)) / way, 0, 1)
+        share: Values = (values - float(here)) / way
         return share
 
     def needed(self) -> list[tuple[int, int, int]]:
@@ -201,13 +207,23 @@ def groups_of(
     ]
 
 
-def first_token(model: Model, text: str, like: int) -> int:
-    """The first token of a text; with a space before it where the token `like` begins with one."""
-    spaced = text
+def first_token(model: Vocabulary, text: str, like: int) -> int:
+    """The first token of a text; with a space before it where the token `like` begins with one.
+
+    It is that of a text that goes on: some tokenizers put a space before whatever they are given.
+    """
+    if not text:
+        raise LocalprobeError("an empty text has no token")
     if model.piece(like).startswith(b" ") and not text[:1].isspace():
-        spaced = " " + text
-    tokens = model.tokenize(spaced, begin=False)
-    if not text or not tokens:
+        text = " " + text
+    for before in ("", "\n"):
+        tokens = model.tokenize(before + text, begin=False)
+        pieces = [model.piece(token) for token in tokens]
+        for start in range(len(tokens)):
+            if b"".join(pieces[start:]) == text.encode():
+                return tokens[start]
+    tokens = model.tokenize(text, begin=False)
+    if not tokens:
         raise LocalprobeError(f"{text!r} has no token")
     return tokens[0]
 
@@ -257,7 +273,8 @@ def fill(
     """
     defined = [layer for layer in layers if layer >= acts[0].first_layer]
     if not defined:
-        raise LocalprobeError(f"this is defined from layer {acts[0].first_layer} on")
+        name = acts[0].intervention.name if acts[0].intervention else KNOCKOUT
+        raise LocalprobeError(f"{name} is defined from layer {acts[0].first_layer} on")
     row_of = {layer: row for row, layer in enumerate(defined)}
     shape = len(defined), len(acts)
     values, probs, top_probs = (np.full(shape, np.nan) for _ in range(3))

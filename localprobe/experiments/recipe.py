@@ -38,6 +38,10 @@ _SWEEP_KINDS: dict[str, type[Any]] = {
     "data": str,
     "digits": int,
     "chat": bool,
+    "patience": int,
+    "check": float,
+    "keep": float,
+    "until_width": int,
 }
 _TOP_KINDS: dict[str, type[Any]] = {
     "description": str,
@@ -49,7 +53,13 @@ _TOP_KINDS: dict[str, type[Any]] = {
     "tasks": dict,
     **_SWEEP_KINDS,
 }
-_KIND_NAMES = {str: "a text", int: "a whole number", list: "a list", bool: "true or false"}
+_KIND_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number such as 0.5",
+    list: "a list",
+    bool: "true or false",
+}
 _AT_LEAST = {
     "gpu_layers": -1,
     "n": 1,
@@ -57,6 +67,8 @@ _AT_LEAST = {
     "max_tokens": 1,
     "max_prompt_tokens": 1,
     "digits": 1,
+    "patience": 1,
+    "until_width": 0,
 }
 
 
@@ -127,7 +139,9 @@ def _check(
     for key, value in values.items():
         if key not in kinds:
             raise file.error(f"unknown key {key!r}; {did_you_mean(key, kinds)}", table, key)
-        if type(value) is not kinds[key] and (key, value) != ("gpu_layers", "auto"):
+        is_number = kinds[key] is float and type(value) is int
+        is_auto = (key, value) == ("gpu_layers", "auto")
+        if type(value) is not kinds[key] and not is_number and not is_auto:
             kind = _KIND_NAMES.get(kinds[key], "a table")
             raise file.error(f"{key} must be {kind}, not {value!r}", table, key)
         if key in _AT_LEAST and type(value) is int and value < _AT_LEAST[key]:

@@ -21,12 +21,13 @@ from localprobe.experiments.pace import Pace
 from localprobe.experiments.swap import SwapPlan, plan_swap
 from localprobe.experiments.work import Work
 from localprobe.prompts.encoder import Encoder
+from localprobe.runs.descent import Descent, Walk, held
 from localprobe.runs.growth import growing
 from localprobe.runs.rows import CLEAN, Row
 from localprobe.runs.shard import WHOLE, Shard
-from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, Column, Tally
+from localprobe.runs.tally import KEPT, MODIFIED, ORIGINAL, SWAP, Column, Tally
 from localprobe.runs.tally import patches as sweepable
-from localprobe.tasks.base import Example, Task, chance, cut
+from localprobe.tasks.base import FIRST_TOKEN, RIGHT_OR_WRONG, Example, Task, chance, cut
 
 
 class Sweep:
@@ -35,6 +36,9 @@ class Sweep:
     patches: of tally.patches(). layers: ascending. n: use the first n examples, None for all.
     metric: of the task's, its first one if None. max_tokens, max_prompt_tokens: the task's if None.
     shard: which of the examples to do; which ones are used does not depend on it.
+    descent: by which rule layers are left out that are below each example's own transition; all
+    layers if None. keep: from which share of the baseline on an answer survives. until_width: of a
+    descent, end once each intervention's interval is at most so many layers wide.
     Raises LocalprobeError for unknown or repeated interventions, or ones without a layer.
     """
 
@@ -53,6 +57,9 @@ class Sweep:
         max_prompt_tokens: int | None = None,
         encoder: Encoder | None = None,
         shard: Shard = WHOLE,
+        descent: Descent | None = None,
+        keep: float = KEPT,
+        until_width: int | None = None,
     ) -> None:
         self.task, self.seed = task, seed
         self.metric = task.metrics[0] if metric is None else metric
@@ -63,12 +70,18 @@ class Sweep:
             )
         if n is not None and n < 1:
             raise LocalprobeError(f"-n must be at least 1, not {n}")
-        columns = _columns(patches, tuple(layers), task.metrics)
+        self._descent, self._until_width = descent, until_width
+        metrics = task.metrics
+        if descent is not None:
+            self._check_descent(patches, all_examples=all_examples, shard=shard)
+            metrics = (self.metric,)
+        columns = _columns(patches, tuple(layers), metrics)
         engine.check_can(patches)
         self.layers = tuple(layers)
         self.max_tokens = task.max_tokens if max_tokens is None else max_tokens
         self.shard = shard
         self.tried = self.used = 0
+        self._is_enough = False
         self._engine = engine
         self._encoder = encoder or Encoder(engine.model)
         self._patches = tuple(patches)
@@ -82,7 +95,13 @@ class Sweep:
         self._n_layer = engine.model.n_layer
         self._work = self._check_examples()
         self.tally = Tally(
-            columns, self.metric, chance(task), knows_near_ties=engine.noise is not None
+            columns,
+            self.metric,
+            # What guessing gives would need the first tokens of all answers.
+            {} if self.metric == FIRST_TOKEN else chance(task),
+            knows_near_ties=engine.noise is not None,
+            descent=descent,
+            kept=keep,
         )
         self._known: dict[int, list[Row]] = defaultdict(list)
         self._pace = Pace()
@@ -104,6 +123,35 @@ class Sweep:
 
     def _is_used(self, scores: Mapping[str, float]) -> bool:
         return self._all or scores[self.metric] > 0
+
+    def _check_descent(self, patches: Sequence[str], *, all_examples: bool, shard: Shard) -> None:
+        """Raise LocalprobeError where an answer is not either right or lost."""
+        binary = [metric for metric in self.task.metrics if metric in RIGHT_OR_WRONG]
+        if self.metric not in binary:
+            instead = f"--metric {binary[0]}" if binary else "localprobe sweep"
+            raise LocalprobeError(
+                f"a transition needs answers that are right or lost, and {self.metric} has "
+                f"degrees; take {instead}"
+            )
+        if SWAP in patches:
+            raise LocalprobeError(
+                "an answer is lost or not under one intervention; for where a swap turns, take "
+                "localprobe sweep --patch swap"
+            )
+        if all_examples:
+            raise LocalprobeError("examples that the clean model gets wrong have nothing to lose")
+        if self._until_width is not None and shard != WHOLE:
+            raise LocalprobeError(
+                "--until-width looks at all examples, and a shard does not have them"
+            )
+
+    def _is_narrow(self) -> bool:
+        """Whether all intervals of transitions are as narrow as is asked for."""
+        if self._until_width is None or not self.tally.baseline.n:
+            return False
+        found = [self.tally.limits(patch) for patch in self.tally.patches]
+        widths = [None if each is None else each.width() for each in found]
+        return all(width is not None and width <= self._until_width for width in widths)
 
     def _check_swap(self) -> None:
         if not all(example.subject for example in self._examples):
@@ -155,6 +203,8 @@ class Sweep:
     @property
     def expected(self) -> int:
         """How many examples will have been used in the end, judged by those tried so far."""
+        if self._is_enough:
+            return self.used
         left = len(self._examples) - self.tried
         share = 1.0 if self._all else (self.used + 1) / (self.tried + 1)
         likely = self.used + round(left * share)
@@ -174,7 +224,7 @@ class Sweep:
     def _work_left(self) -> dict[str, float]:
         """For the clean model and for each intervention, what is still to be computed."""
         together = self._engine.batch_size
-        if self.used == self._n:
+        if self._is_enough:
             to_try = 0.0
         else:
             untried = len(self._examples) - self.tried
@@ -185,7 +235,16 @@ class Sweep:
         for column in self.tally.columns:
             if column.metric != MODIFIED:
                 patch = column.patch
-                todo = [mine - self._done[patch, layer] for layer in column.layers]
+                # Of a descent, as often as those before came by.
+                whole = self._done[patch, column.layers[-1]] + 1
+                todo = [
+                    (mine + 1) * (self._done[patch, layer] + 1) / whole
+                    - self._done[patch, layer]
+                    - 1
+                    if self._descent
+                    else mine - self._done[patch, layer]
+                    for layer in column.layers
+                ]
                 left[patch] = sum(
                     max(0, n) * self._work.cell(patch, layer, together)
                     for n, layer in zip(todo, column.layers, strict=True)
@@ -246,7 +305,8 @@ class Sweep:
         """The examples to use; None for every one that was tried and is passed over."""
         size = self._engine.batch_size
         for number, example in enumerate(self._examples):
-            if self.used == self._n:
+            self._is_enough = self.used == self._n or self._is_narrow()
+            if self._is_enough:
                 return
             candidate = _Candidate(example, self.used, number - number % size, number % size)
             row = self._known_clean(example) or self._clean_row(candidate)
@@ -313,9 +373,10 @@ class Sweep:
                 is_over = ends or len(written) >= self.max_tokens
                 if other is None or not (is_over or self.task.is_settled(text, compared)):
                     return dict.fromkeys(scores, (0.0, 1.0))
-                for name, score in self._scores(text, *compared).items():
-                    found[name].append(score)
-        ranges = {name: (min(values), max(values)) for name, values in found.items()}
+                possible = self._scores(text, *compared)
+                for name in scores:
+                    found[name].append(possible[name])
+        ranges = {name: (min(found[name]), max(found[name])) for name in scores}
         return {name: ends for name, ends in ranges.items() if ends[0] < ends[1]}
 
     def _scores(
@@ -355,6 +416,7 @@ class Sweep:
         """The rows of some examples under one intervention, in the engine's order."""
         todo = [self._to_do(patch, pair) for pair in pairs]
         layers = next(c.layers for c in self.tally.all_columns if c.patch == patch)
+        walks = self._walks(patch, todo)
         there = [(one, one.intervention) for one in todo if one.intervention is not None]
         cells = self._engine.run(
             [one.run for one, _ in there],
@@ -363,12 +425,22 @@ class Sweep:
             max_tokens=self.max_tokens,
             examples=[one.example.number for one, _ in there],
             stops=[self._settled(*one.compared) for one, _ in there],
+            wanted=None if walks is None else lambda i, layer: walks[i].wants(layer),
         )
         for i, layer, answer in cells:
-            yield self._row(patch, there[i][0], layer, answer)
+            row = self._row(patch, there[i][0], layer, answer)
+            if walks is not None:
+                walks[i].saw(layer, held(row, self.metric))
+            yield row
         for one in todo:
             if one.intervention is None:
                 yield from (self._row(patch, one, layer, NO_ANSWER) for layer in layers)
+
+    def _walks(self, patch: str, todo: Sequence[_ToDo]) -> list[Walk] | None:
+        """Which layers of each example are to be tried, where not all are."""
+        if self._descent is None:
+            return None
+        return [Walk(self._descent, one.example.number, patch) for one in todo]
 
     def _to_do(self, patch: str, pair: _Pair) -> _ToDo:
         """What is done to an example; for a swap, the states of the next one's words."""
@@ -397,6 +469,8 @@ class Sweep:
         if not answer.is_finite:
             return replace(row, not_finite=True)
         scores = self._scores(answer.text, example, partner)
+        if self._descent is not None:
+            scores = {self.metric: scores[self.metric]}
         is_near_tie = self._is_near_tie(answer)
         return replace(
             row,

@@ -6,8 +6,8 @@ Two short sequences A and B go through the model:
 2. writing back what was read changes no logit;
 3. B's states written at layer k, for every k, turn A's logits into B's: what we call the state
    is all that the rest of the model sees;
-4. without attention the answer depends on the last token alone, and the rest of each block still
-   acts: what we switch off is the attention, all of it, and nothing else.
+4. without attention the answer depends on the last token, and on it alone, and the rest of each
+   block still acts: what we switch off is the attention, all of it, and nothing else.
 
 What fails is refused, since it would give wrong numbers: the whole model at 1 and 2, writing to
 its states at 3, switching its attention off at 4. Short sequences do not see what begins beyond a
@@ -64,7 +64,7 @@ def check(model: Model) -> Verdict:
     if pair.differ(model.evaluate(a, 0, write_back), pair.logits_a):
         raise ModelError("writing back the states that were read changes its logits")
     writing = pair.not_all_at(range(model.n_layer)) or _beyond_limits(model)
-    attention = _check_attention(pair, b[:2] + a[2:])
+    attention = _check_attention(pair, b[:2] + a[2:], a[:2] + b[2:])
     if writing and attention:
         raise ModelError(writing)
     top_k = model.limits().get(INDEXER, 0)
@@ -133,14 +133,18 @@ def _beyond_limits(model: Model) -> str:
     return ""
 
 
-def _check_attention(pair: _Pair, other_past: list[int]) -> str:
+def _check_attention(pair: _Pair, other_past: list[int], other_last: list[int]) -> str:
     """Why attention cannot be switched off; else empty."""
     model = pair.model
     off = Keep(range(model.n_layer), attention_off_from=0)
     try:
-        other = model.evaluate(other_past, 0, off)
-        if pair.differ(other, model.evaluate(pair.a, 0, off)):
+        past, last_token, alone = (
+            model.evaluate(tokens, 0, off) for tokens in (other_past, other_last, pair.a)
+        )
+        if pair.differ(past, alone):
             return "its attention cannot be switched off apart from the rest of a block"
+        if not pair.differ(last_token, alone):
+            return "with its attention switched off nothing is left of its last token"
     except ModelError as error:
         return f"its attention cannot be switched off: {error}"
     last = model.n_layer - 1

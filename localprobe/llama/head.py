@@ -27,3 +27,21 @@ class WriteLast:
             self.is_written = True
         else:
             self._inner.computed(address)
+
+
+class KeepLast:
+    """A visitor around another that keeps what the last block made: states, (n_outputs, n_embd)."""
+
+    def __init__(self, inner: NodeVisitor, n_layer: int) -> None:
+        self._inner = inner
+        self._name = b"l_out-%d" % (n_layer - 1)
+        self.states: FloatArray | None = None
+
+    def wants(self, address: int) -> bool:
+        return self._inner.wants(address) or ggml.at(address).name == self._name
+
+    def computed(self, address: int) -> None:
+        if ggml.at(address).name == self._name:
+            self.states = ggml.read(address)
+        else:
+            self._inner.computed(address)

@@ -7,7 +7,7 @@ Models of unlike depth are put side by side by depth, the share of the blocks th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -28,9 +28,12 @@ from localprobe.report.terminal import (
     speaks_unicode,
     visible,
 )
+from localprobe.report.transition import between
+from localprobe.runs.descent import PATIENCE, Descent, own_transitions
 from localprobe.runs.results import Run
 from localprobe.runs.rows import CLEAN
 from localprobe.runs.tally import ORIGINAL, SWAP, Score
+from localprobe.runs.transitions import Limits, Moved, moved, needed
 
 _DRAWN_BY = ("seed", "data", "digits")
 """With which alike, examples of one number are the same example of a task."""
@@ -166,6 +169,51 @@ class Comparison:
         below = [layer for layer in self.swept[number] if layer < transition]
         return max(below) + 1 if below else first_layer(self.patch)
 
+    def moved(self, number: int) -> Moved | None:
+        """How much later examples' own transitions are in this run than in the first one.
+
+        In layers, or in points of depth where the numbers of blocks are unlike. Of the examples
+        that both runs have, at the layers that both have; one that no layer holds counts as if it
+        held from the end on. None where answers are not right or lost, or no example is shared.
+        """
+        pair = (self.runs[0], self.runs[number])
+        if self.patch == SWAP or any(run.tally.limits(self.patch) is None for run in pair):
+            return None
+        unlike = self.n_layers[0] != self.n_layers[number]
+        common = set(self.swept[0]) & set(self.swept[number])
+        patience = min(
+            PATIENCE if run.manifest.descent is None else run.manifest.descent.patience
+            for run in pair
+        )
+        found, asked = list[dict[int, float]](), list[dict[int, tuple[str, ...]]]()
+        for run, swept in zip(pair, (self.swept[0], self.swept[number]), strict=True):
+            n_layer = run.manifest.n_layer
+            own = own_transitions(
+                run.rows,
+                self.patch,
+                swept if unlike else sorted(common),
+                self.metric,
+                Descent(patience),
+            )
+            unit = 100 / n_layer if unlike else 1.0
+            found.append(
+                {
+                    example: unit * (n_layer if each.layer is None else each.layer)
+                    for example, each in own.items()
+                }
+            )
+            asked.append({row.example: row.accepted for row in run.rows if row.patch == CLEAN})
+        # By what is right: other data may have others of the same number. Old runs do not say it.
+        shared = [
+            example
+            for example in sorted(found[0].keys() & found[1].keys())
+            if asked[0][example] == asked[1][example]
+            and (asked[0][example] or self.shared[number] is not None)
+        ]
+        if not shared or not (unlike or common):
+            return None
+        return moved(*([own[example] for example in shared] for own in found))
+
     @property
     def differences(self) -> list[list[str]]:
         """For each run, what was run otherwise than in the first one, the model aside."""
@@ -209,7 +257,11 @@ class Comparison:
         return self.runs[number].tally.score(self.patch, self.metric, layer)
 
     def document(self) -> dict[str, Any]:
-        """layers of a row: each run's own. shifts: None where the blocks differ in number."""
+        """layers of a row: each run's own. shifts: None where the blocks differ in number.
+
+        limits: 95 % intervals of the transitions, as in `sweep_document`. moved: of examples' own
+        transitions against the first run, see `moved`.
+        """
         numbers = range(len(self.runs))
         shifts = [self.shift(number) for number in numbers]
         points = [self.shift(number, by_depth=True) for number in numbers]
@@ -237,6 +289,8 @@ class Comparison:
             "shifts": [each and round(each.by) for each in shifts],
             "shift_ranges": [each and [round(each.least), round(each.most)] for each in shifts],
             "depth_shifts": [each and each.by for each in points],
+            "limits": [_ends(run.tally.limits(self.patch)) for run in self.runs],
+            "moved": [None, *(_record(self.moved(number)) for number in numbers[1:])],
             "depth_shift_ranges": [each and [each.least, each.most] for each in points],
         }
 
@@ -252,6 +306,14 @@ class Comparison:
             "scores": [None if each is None else each.score for each in scores],
             "intervals": [None if each is None else [each.low, each.high] for each in scores],
         }
+
+
+def _ends(limits: Limits | None) -> list[int | None] | None:
+    return None if limits is None else [limits.low, limits.high]
+
+
+def _record(moved: Moved | None) -> dict[str, Any] | None:
+    return None if moved is None else asdict(moved)
 
 
 def _range(run: Run, patch: str) -> list[int | None] | None:
@@ -309,7 +371,7 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
         )
         for difference in comparison.differences[number - 1]:
             lines.append(Text(f"    {visible(difference)} as in [1]", style="dim"))
-    return Group(*lines, "", _scores(console, comparison), "", *_endings(comparison))
+    return Group(*lines, "", _scores(console, comparison), "", *endings(comparison))
 
 
 def _scores(console: Console, comparison: Comparison) -> RenderableType:
@@ -344,7 +406,7 @@ def _scores(console: Console, comparison: Comparison) -> RenderableType:
     return table
 
 
-def _endings(comparison: Comparison) -> list[Text]:
+def endings(comparison: Comparison) -> list[Text]:
     """The claims: each run's own, how far they are apart, and what that rests on."""
     found = []
     for number, (run, layer) in enumerate(
@@ -385,7 +447,35 @@ def _endings(comparison: Comparison) -> list[Text]:
     if len(set(swept)) > 1 and not all(whole):
         layers = "; ".join(f"[{number}] {_listed(each)}" for number, each in enumerate(swept, 1))
         found.append(f"each transition is that of the layers which its run has: {layers}")
-    return [Text(line) for line in [*found, *comparison.notes]]
+    return [Text(line) for line in [*found, *_moved(comparison), *comparison.notes]]
+
+
+def _moved(comparison: Comparison) -> list[str]:
+    """What the examples that two runs share say: each one's own transition, pairwise."""
+    found = []
+    limits = [run.tally.limits(comparison.patch) for run in comparison.runs]
+    if any(limits):
+        shown = ", ".join(f"[{number}] {between(each)}" for number, each in enumerate(limits, 1))
+        found.append(f"95 % of these layers, over examples: {shown}")
+        if any(each is not None and each.low is not None and each.high is None for each in limits):
+            least = max(needed(run.tally.kept) for run in comparison.runs)
+            found.append(f"  (no upper end where fewer than {least} examples, or too few, survive)")
+    for number in range(1, len(comparison.runs)):
+        each = comparison.moved(number)
+        if each is None:
+            continue
+        unlike = comparison.n_layers[0] != comparison.n_layers[number]
+        unit, mark = (" points of depth", ".1f") if unlike else (" layers", ".2f")
+        low, by, high = (f"{value + 0.0:+{mark}}" for value in (each.low, each.by, each.high))
+        p = "p < 0.001" if each.p < 0.001 else f"p = {each.p:.3f}"
+        verdict = "" if each.is_evidence else ": no evidence that it moves"
+        of = "1 example" if each.n == 1 else f"{each.n} examples"
+        found.append(
+            f"[{number + 1}] each example's own layer, on average {by}{unit} against [1] "
+            f"(95 % {low} to {high}; {of} of both, {each.n_moved / each.n:.0%} moved; {p})"
+            f"{verdict}"
+        )
+    return found
 
 
 def _shift(shift: Shift, *, by_depth: bool) -> str:

@@ -13,6 +13,7 @@ from localprobe.experiments.bench import BenchResult, PatchTimes
 from localprobe.experiments.probe import ProbeRow
 from localprobe.llama.model import Model
 from localprobe.models.opening import LoadedModel, model_record
+from localprobe.report.transition import transition_record
 from localprobe.runs.manifest import Manifest
 from localprobe.runs.tally import Score, Tally
 
@@ -116,6 +117,9 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
     score; used_by_near_tie: how many examples are used, or not, by one.
     transition_ranges: [earliest, latest], however near ties fall; earliest null: nowhere in any
     case; latest null: possibly nowhere.
+    transition_limits: [low, high], the 95 % interval over examples; low null: nowhere; high null:
+    possibly nowhere; null where scores have degrees. descent: of a transition, what its examples
+    did, by intervention.
     """
     return {
         "model": manifest.data["model"],
@@ -137,7 +141,15 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
         "rows": score_records(tally),
         "transitions": {patch: tally.transition(patch) for patch in tally.patches},
         "transition_ranges": {patch: _reach(tally, patch) for patch in tally.patches},
+        "transition_limits": {patch: _limits(tally, patch) for patch in tally.patches},
+        "kept": tally.kept,
+        "descent": transition_record(tally),
     }
+
+
+def _limits(tally: Tally, patch: str) -> list[int | None] | None:
+    found = tally.limits(patch)
+    return None if found is None else [found.low, found.high]
 
 
 def _mean_record(score: Score) -> dict[str, Any]:

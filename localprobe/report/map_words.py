@@ -6,6 +6,7 @@ import numpy as np
 
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import DENOISING, KNOCKOUT, NEEDED, SWAP, TokenMap
+from localprobe.report.score_table import limits
 from localprobe.report.terminal import visible
 
 _MOST = 6
@@ -106,12 +107,17 @@ def _sentence(found: TokenMap, group: int, first: int, until: int) -> str:
         verb = "brings the answer back"
     else:
         verb = "decides" if found.patch == SWAP else "is needed"
-    where = "at every layer shown"
+    shown, when = list(found.layers), "earlier"
     if until < found.n_layer:
         where = f"until layer {until} ({until / found.n_layer:.0%} of depth)"
-    if first > found.layers[0]:
+        where += limits(found.patch, until, shown, found.n_layer)
+    elif len(costly) == len([layer for layer in shown if layer >= first]):
+        where, when = "at every layer shown", "there"
+    else:
+        where = f"up to layer {shown[-1]}, the last one shown"
+    if first > shown[0]:
         where += f", from {first} on"
-    return f"{name} {verb} {where}; {_DONE[found.patch]} earlier: {_short(found)} {extreme}"
+    return f"{name} {verb} {where}; {_DONE[found.patch]} {when}: {_short(found)} {extreme}"
 
 
 def _short(found: TokenMap) -> str:
@@ -126,8 +132,10 @@ def _extreme(found: TokenMap, values: np.ndarray) -> float:
 
 
 def _worst(found: TokenMap, groups: list[int]) -> tuple[str, float]:
-    effect = np.nan_to_num(found.effect()[:, groups], nan=-1)
-    row, column = np.unravel_index(int(effect.argmax()), effect.shape)
+    # Not cut at 0: of those that all cost nothing, one costs least.
+    share = found.share()[:, groups]
+    share[np.isnan(share)] = -np.inf
+    row, column = np.unravel_index(int(share.argmax()), share.shape)
     group = groups[int(column)]
     where = f"at layer {found.layers[row]}"
     if found.patch in (KNOCKOUT, "freeze") and found.window is None:
@@ -138,15 +146,22 @@ def _worst(found: TokenMap, groups: list[int]) -> tuple[str, float]:
 
 def what_the_lens_shows(found: Lens) -> str:
     layer = found.appears()
+    shown = list(found.layers)
     if layer is None:
-        return f"by the logit lens the last token does not come to say {quoted(found.token)}"
+        return (
+            f"by the logit lens the last token does not say {quoted(found.token)} at layer "
+            f"{shown[-1]}, the last one shown"
+        )
     where = f"layer {layer} on ({layer / found.n_layer:.0%} of depth)"
+    where += limits("lens", layer, shown, found.n_layer)
     return f"by the logit lens the last token says {quoted(found.token)} from {where}"
 
 
 def both(found: TokenMap, seen: Lens) -> str:
-    """The title of the paper, on one prompt; where it is so."""
+    """The title of the paper, on one prompt; where it is so, and every layer is shown."""
     needed, layer = found.needed(), seen.appears()
+    if min(len(found.layers), len(seen.layers)) < found.n_layer:
+        return ""
     if found.patch != KNOCKOUT or found.window is not None or not needed or layer is None:
         return ""
     group, _, until = needed[0]

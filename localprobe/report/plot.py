@@ -7,18 +7,17 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from localprobe.files.cache import write_atomically
+from localprobe.report.forest import forest
 from localprobe.report.terminal import visible
 from localprobe.runs.results import Run
 from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, patches
@@ -39,9 +38,10 @@ _PANEL = (5.2, 3.8)
 _MOST_ACROSS = 3
 
 
-def save_figure(runs: Sequence[Run], output: Path) -> None:
+def save_figure(runs: Sequence[Run], output: Path, *, transitions: bool = False) -> None:
     """One panel a run for what damages the past, and one for swaps. output: of FORMATS.
 
+    transitions: instead, where each run's transitions are, with their intervals.
     Raises OSError where it cannot be written; then nothing is left there.
     """
     if not output.parent.is_dir():
@@ -50,32 +50,48 @@ def save_figure(runs: Sequence[Run], output: Path) -> None:
         matplotlib.rcdefaults()
         # Letters that the font lacks are drawn as boxes; that needs no warning.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        write_atomically(output, _drawn(runs, output.suffix.lower().lstrip(".")))
+        form = output.suffix.lower().lstrip(".")
+        drawn = forest(runs, form, _STYLES) if transitions else _drawn(runs, form)
+        write_atomically(output, drawn)
 
 
 def _drawn(runs: Sequence[Run], form: str) -> bytes:
-    panels = [(run, swap) for run in runs for swap in (False, True) if _has(run, swap)]
-    across = min(_MOST_ACROSS, math.ceil(math.sqrt(len(panels))))
-    down = math.ceil(len(panels) / across)
+    drawers = [draw for run in runs for draw in panels(run)]
+    across = min(_MOST_ACROSS, math.ceil(math.sqrt(len(drawers))))
+    down = math.ceil(len(drawers) / across)
     size = (_PANEL[0] * across, _PANEL[1] * down)
-    figure, axes = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
-    try:
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        for axis, (run, swap) in zip(axes.flat, panels, strict=False):
-            (_heat_map if swap else _curves)(figure, axis, run)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=form, dpi=150)
-        return drawn.getvalue()
-    finally:
-        pyplot.close(figure)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    for axis in axes.flat[len(drawers) :]:
+        axis.set_axis_off()
+    for axis, draw in zip(axes.flat, drawers, strict=False):
+        draw(axis)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=form, dpi=150)
+    return drawn.getvalue()
+
+
+def panels(run: Run) -> list[Callable[[Any], None]]:
+    """What draws each panel of a run on axes: curves, and the heat map of swaps."""
+    return [
+        partial(_heat_map if swap else _curves, run=run)
+        for swap in (False, True)
+        if _has(run, swap)
+    ]
+
+
+def style_of(patch: str) -> dict[str, Any]:
+    """Colour, line and mark of an intervention, the same in all figures."""
+    known = patches()
+    colour, line, mark = _STYLES[known.index(patch) % len(_STYLES) if patch in known else -1]
+    return {"color": colour, "linestyle": line, "marker": mark, "markersize": 3}
 
 
 def _has(run: Run, swap: bool) -> bool:
     return any((patch == SWAP) == swap for patch in run.tally.patches)
 
 
-def _curves(_figure: Any, axis: Any, run: Run) -> None:
+def _curves(axis: Any, run: Run) -> None:
     """One curve an intervention with its 95 % band; the baseline and chance as lines."""
     tally = run.tally
     for patch in tally.patches:
@@ -84,11 +100,10 @@ def _curves(_figure: Any, axis: Any, run: Run) -> None:
         found = [(k, tally.score(patch, tally.metric, k)) for k in tally.layers]
         layers = [layer for layer, score in found if score is not None]
         scores = [score for _, score in found if score is not None]
-        colour, line, mark = _STYLES[patches().index(patch) % len(_STYLES)]
-        means = [score.score for score in scores]
-        axis.plot(layers, means, line, color=colour, marker=mark, markersize=3, label=patch)
+        style = style_of(patch)
+        axis.plot(layers, [score.score for score in scores], label=patch, **style)
         low, high = [score.low for score in scores], [score.high for score in scores]
-        axis.fill_between(layers, low, high, color=colour, alpha=0.12, linewidth=0)
+        axis.fill_between(layers, low, high, color=style["color"], alpha=0.12, linewidth=0)
     axis.axhline(tally.baseline.score, color="black", linewidth=1, label="clean model")
     if tally.metric in tally.chance:
         axis.axhline(
@@ -102,7 +117,7 @@ def _curves(_figure: Any, axis: Any, run: Run) -> None:
     _layer_axis(axis, run)
 
 
-def _heat_map(figure: Any, axis: Any, run: Run) -> None:
+def _heat_map(axis: Any, run: Run) -> None:
     """Layers down, last at the top; original and modified correctness side by side."""
     tally = run.tally
     table = np.column_stack([run.scores(SWAP, metric) for metric in (ORIGINAL, MODIFIED)])
@@ -119,7 +134,7 @@ def _heat_map(figure: Any, axis: Any, run: Run) -> None:
     n_layer = run.manifest.n_layer
     depth.set_yticks(list(places), [f"{tally.layers[place] / n_layer:.0%}" for place in places])
     depth.set_ylabel("depth")
-    bar = figure.colorbar(image, ax=axis, pad=0.02)
+    bar = axis.figure.colorbar(image, ax=axis, pad=0.02)
     bar.set_label(f"share right ({tally.swap_metric})")
     _name(axis, run)
 
@@ -128,7 +143,9 @@ def _name(axis: Any, run: Run) -> None:
     title = f"{run.manifest.task} · {run.manifest.model_name}"
     name = visible(title).replace("$", r"\$")
     unfinished = f"\nunfinished: {run.so_far} so far" if run.so_far else ""
-    axis.set_title(name + unfinished, fontsize="medium")
+    descent = run.manifest.descent
+    rule = f"\nlost at {descent.patience} layers in a row: lost below" if descent else ""
+    axis.set_title(name + unfinished + rule, fontsize="medium")
 
 
 def _layer_axis(axis: Any, run: Run) -> None:

@@ -17,7 +17,8 @@ from localprobe.report.terminal import (
     speaks_unicode,
     visible,
 )
-from localprobe.runs.tally import KEPT, SWAP, Column, Score, Tally
+from localprobe.report.transition import intervals_line, shown_layers, transition_report
+from localprobe.runs.tally import SWAP, Column, Score, Tally
 
 _NUMBER, _INTERVAL = 4, 7
 OPEN = "~"
@@ -31,10 +32,14 @@ def report(
     """All there is to see of a sweep. so_far: how much there is of one that is unfinished."""
     table = score_table(console, tally)
     parts: list[RenderableType] = [head(tally, title, so_far), "", table]
-    if signs := _signs(tally):
-        parts.append(Text(signs, style="dim"))
+    if said := signs(tally):
+        parts.append(Text(said, style="dim"))
     parts += ["", summary(tally, n_layer, so_far)]
-    if near := _near_ties(tally):
+    if tally.descent is not None and tally.baseline.n:
+        parts += ["", transition_report(console, tally, n_layer)]
+    elif line := intervals_line(tally):
+        parts.append(Text(line))
+    if near := near_ties(tally):
         parts += ["", near]
     return Group(*parts)
 
@@ -99,7 +104,7 @@ def score_table(console: Console, tally: Tally, most_rows: int | None = None) ->
         if len(title) > width:
             title = title.replace(" ", "\n")
         table.add_column(title, no_wrap=True, max_width=max(width, _NUMBER))
-    for layer in thinned(tally.layers, most_rows)[0]:
+    for layer in thinned(shown_layers(tally), most_rows)[0]:
         cells = [_cell(console, tally, column, layer, width) for column in columns]
         table.add_row(str(layer), *cells)
     return table
@@ -126,12 +131,12 @@ def _cell(console: Console, tally: Tally, column: Column, layer: int, width: int
     return cell
 
 
-def _signs(tally: Tally) -> str:
+def signs(tally: Tally) -> str:
     """What the signs in the table mean, of those that are in it."""
     empty = [
         layer in column.layers
         for column in tally.columns
-        for layer in tally.layers
+        for layer in shown_layers(tally)
         if tally.score(column.patch, column.metric, layer) is None
     ]
     undefined = ["– not defined at this layer"] if False in empty else []
@@ -152,8 +157,8 @@ def summary(tally: Tally, n_layer: int, so_far: str | None = None) -> Text:
         if patch == SWAP:
             effect, never = "the original wins", "the original does not win"
         else:
-            effect = f"≥ {KEPT:.0%} of the baseline"
-            never = f"the score does not stay ≥ {KEPT:.0%} of the baseline"
+            effect = f"≥ {tally.kept:.0%} of the baseline"
+            never = f"the score does not stay ≥ {tally.kept:.0%} of the baseline"
         name = f"{patch:<8} so far" if so_far else f"{patch:<8}"
         if patch != SWAP and tally.baseline.score == 0:
             lines.append(f"{name} there is nothing to lose: the baseline is 0")
@@ -188,7 +193,7 @@ def however(tally: Tally, patch: str) -> str:
     return f"near ties could move that to {to}, or undo it"
 
 
-def _near_ties(tally: Tally) -> Text | None:
+def near_ties(tally: Tally) -> Text | None:
     """What near ties are, and the scores that they decide on."""
     if not tally.n_turning:
         return None
@@ -204,7 +209,7 @@ def _near_ties(tally: Tally) -> Text | None:
             name = f"{SWAP} {column.metric}" if column.patch == SWAP else column.patch
             lines.append(f"  {name:<8} {', '.join(ranges)}")
     if lines:
-        sides = f"{KEPT:.0%} of the baseline"
+        sides = f"{tally.kept:.0%} of the baseline"
         base = tally.baseline
         if base.ties_low != base.ties_high:
             sides += f" (which they could make {base.ties_low:.2f}–{base.ties_high:.2f})"

@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 from tqdm import tqdm
 
 from localprobe.experiments.sweep import Sweep
+from localprobe.report.asked import asked
 from localprobe.report.score_table import head, report, score_table, thinned
 from localprobe.report.terminal import duration, is_live, say, stdout_console
+from localprobe.report.transition import shown_layers
 from localprobe.runs.rows import Row
 from localprobe.runs.tally import Tally
 
@@ -46,38 +48,24 @@ class SweepView:
 
     def _draw(self, rows: Rows) -> None:
         if is_live(self._console):
-            with Live(
-                get_renderable=self._live,
-                console=self._console,
-                refresh_per_second=4,
-                transient=True,
+            with (
+                Live(
+                    get_renderable=self._live,
+                    console=self._console,
+                    refresh_per_second=4,
+                    transient=True,
+                ),
+                asked() as was_asked,
             ):
                 for _ in rows:
-                    pass
+                    if was_asked():
+                        say(where(self._sweep, self._started))
         else:
             run_with_bar(self._sweep, rows)
 
     def _live(self) -> RenderableType:
-        tally = self._sweep.tally
-        heading = head(tally, self._title)
-        progress = Text(self._progress(), style="bold")
-        width = self._console.width
-
-        def below(shown: int, step: int) -> list[Text]:
-            left_out = f"only layer {tally.layers[-1]} shown" if shown == 1 else ""
-            left_out = left_out or f"every {_nth(step)} layer shown"
-            notes = [_resting(tally), *([left_out] if step > 1 else [])]
-            return [progress, Text(" · ".join(notes), style="dim")]
-
-        lines = sum(len(text.wrap(self._console, width)) for text in below(2, 10))
-        rows = max(1, self._console.height - len(heading.plain.splitlines()) - 5 - lines)
-        table = score_table(self._console, tally, rows)
-        wrapped = max(str(column.header).count("\n") for column in table.columns)
-        if wrapped:
-            rows = max(1, rows - wrapped)
-            table = score_table(self._console, tally, rows)
-        shown, step = thinned(tally.layers, rows)
-        return Group(heading, "", table, "", *below(len(shown), step))
+        progress = where(self._sweep, self._started).partition(": ")[2]
+        return live_table(self._console, self._sweep.tally, self._title, progress)
 
     def _final(self, so_far: str | None) -> RenderableType:
         """so_far: how much there is of a sweep that was interrupted."""
@@ -87,12 +75,37 @@ class SweepView:
         shown = report(self._console, tally, self._title, self._n_layer, so_far)
         return Group(shown, Text(below, style="dim"))
 
-    def _progress(self) -> str:
-        sweep = self._sweep
-        line = f"example {max(1, sweep.used)} of about {sweep.expected} · "
-        line += f"{duration(time.monotonic() - self._started)} elapsed"
-        left = sweep.seconds_left
-        return line if left is None else f"{line} · about {duration(left)} left"
+
+def live_table(
+    console: Console, tally: Tally, title: str, progress: str, so_far: str | None = None
+) -> RenderableType:
+    """A table that fits the terminal, with a line of progress; so_far: how much there is."""
+    heading = head(tally, title, so_far)
+    line = Text(progress, style="bold")
+
+    def below(shown: int, step: int) -> list[Text]:
+        left_out = f"only layer {tally.layers[-1]} shown" if shown == 1 else ""
+        left_out = left_out or f"every {_nth(step)} layer shown"
+        notes = [_resting(tally), *([left_out] if step > 1 else [])]
+        return [line, Text(" · ".join(notes), style="dim")]
+
+    lines = sum(len(text.wrap(console, console.width)) for text in below(2, 10))
+    rows = max(1, console.height - len(heading.plain.splitlines()) - 5 - lines)
+    table = score_table(console, tally, rows)
+    wrapped = max(str(column.header).count("\n") for column in table.columns)
+    if wrapped:
+        rows = max(1, rows - wrapped)
+        table = score_table(console, tally, rows)
+    shown, step = thinned(shown_layers(tally), rows)
+    return Group(heading, "", table, "", *below(len(shown), step))
+
+
+def where(sweep: Sweep, started: float) -> str:
+    """In a line, how far a sweep is."""
+    took = f"{duration(time.monotonic() - started)} elapsed"
+    line = f"sweep {sweep.task.name}: example {max(1, sweep.used)} of about {sweep.expected}"
+    left = sweep.seconds_left
+    return f"{line} · {took}" + ("" if left is None else f" · about {duration(left)} left")
 
 
 def _resting(tally: Tally) -> str:
@@ -116,21 +129,31 @@ def run_with_bar(sweep: Sweep, rows: Rows) -> None:
     if not sys.stderr.isatty():
         _run_with_lines(sweep, rows)
         return
-    with tqdm(
-        desc=f"sweep {sweep.task.name}",
-        total=_PROGRESS_STEPS,
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left",
-        leave=False,
-    ) as progress:
+    started = time.monotonic()
+    with (
+        tqdm(
+            desc=f"sweep {sweep.task.name}",
+            total=_PROGRESS_STEPS,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left",
+            leave=False,
+        ) as progress,
+        asked() as was_asked,
+    ):
         for _ in rows:
             progress.update(max(0, round(sweep.done * _PROGRESS_STEPS) - progress.n))
+            if was_asked():
+                with tqdm.external_write_mode(file=sys.stderr):
+                    say(where(sweep, started))
 
 
 def _run_with_lines(sweep: Sweep, rows: Rows) -> None:
     started = said = time.monotonic()
-    for _ in rows:
-        now = time.monotonic()
-        if now - said >= _SECONDS_BETWEEN_LINES:
-            said = now
-            took = duration(now - started)
-            say(f"sweep {sweep.task.name}: {sweep.done:.0%} done, {took} elapsed")
+    with asked() as was_asked:
+        for _ in rows:
+            if was_asked():
+                say(where(sweep, started))
+            now = time.monotonic()
+            if now - said >= _SECONDS_BETWEEN_LINES:
+                said = now
+                took = duration(now - started)
+                say(f"sweep {sweep.task.name}: {sweep.done:.0%} done, {took} elapsed")

@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from rich import box
 from rich.cells import cell_len
@@ -38,9 +38,33 @@ class _Console(Console):
         raise
 
 
+COLORS = ("auto", "always", "never")
+
+
+def choose_color(when: str) -> None:
+    """One of COLORS, for this process and its children; auto leaves it to the environment."""
+    if when == "auto":
+        return
+    wanted, other = ("FORCE_COLOR", "NO_COLOR")[:: 1 if when == "always" else -1]
+    os.environ.pop(other, None)
+    os.environ[wanted] = "1"
+
+
 def stdout_console() -> Console:
-    """Colour and live output on a terminal; plain text when piped or with NO_COLOR."""
-    console = _Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
+    """Colour and live output on a terminal, plain text when piped.
+
+    NO_COLOR: no colour anywhere; else FORCE_COLOR (neither empty nor 0): also where it is piped.
+    """
+    no_color = bool(os.environ.get("NO_COLOR"))
+    forced = os.environ.get("FORCE_COLOR", "0") not in ("", "0") and not no_color
+    is_terminal = sys.stdout.isatty()
+    color: Literal["auto", "256"] | None = "auto" if is_terminal and not no_color else None
+    if forced and (not is_terminal or os.environ.get("TERM") in (None, "dumb", "unknown")):
+        color = "256"
+    # rich takes what is forced to have colours for a terminal, which it is not.
+    console = _Console(
+        highlight=False, color_system=color, no_color=no_color, force_terminal=is_terminal
+    )
     if console.is_dumb_terminal:
         # For which rich takes 80 columns to be there.
         console.size = ConsoleDimensions(*shutil.get_terminal_size())

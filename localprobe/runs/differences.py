@@ -27,6 +27,10 @@ _EXPERIMENT: Mapping[str, tuple[str, Mapping[object, str]]] = {
     "digits": ("digits", _OWN),
     "chat": ("chat template", {True: "on", False: "off"}),
     "shard": ("shard", {}),
+    "patience": ("lost layers in a row that end it", {None: "any number"}),
+    "check": ("share tried below", {None: "all"}),
+    "keep": ("share that survives", {None: "0.9"}),
+    "until_width": ("layers of the interval to end at", {}),
 }
 _MACHINERY = {
     "localprobe": "localprobe",

@@ -7,7 +7,7 @@ run leaves behind is the beginning of what it would have written, and it can go 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -16,6 +16,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import printable
+from localprobe.runs.descent import next_cell
 from localprobe.runs.growth import check_growth, first_to_redo
 from localprobe.runs.manifest import (
     FORMAT,
@@ -59,7 +60,7 @@ class RunFolder:
     ) -> None:
         self.path, self.manifest, self.known = path, manifest, known
         self._file, self._lock = file, lock
-        self._cells = manifest.cells
+        self._course = _Course(manifest)
         self._n_rows = len(known)
 
     @classmethod
@@ -174,10 +175,10 @@ class RunFolder:
                 write_manifest(self.path, self.manifest)
 
     def _is_whole(self, clean: Row, cells: dict[Cell, Row]) -> bool:
-        return not clean.used or len(cells) == len(self._cells)
+        return not clean.used or self._course.next(clean.example, cells) is None
 
     def _write(self, clean: Row, cells: dict[Cell, Row]) -> None:
-        rows = [clean, *(cells[cell] for cell in self._cells if clean.used)]
+        rows = [clean, *(cells[cell] for cell in self._course.cells if cell in cells)]
         lines = [(to_json(row) + "\n").encode(errors="backslashreplace") for row in rows]
         if max(map(len, lines)) >= _LONGEST_LINE:
             raise LocalprobeError(
@@ -187,6 +188,20 @@ class RunFolder:
         with _writing(self.path):
             while left:
                 left = left[self._file.write(left) :]
+
+
+class _Course:
+    """Which rows an example has, and in which order."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.cells, self._descent = manifest.cells, manifest.descent
+        self._metric = str(manifest.data["metric"])
+
+    def next(self, example: int, have: Mapping[Cell, Row]) -> Cell | None:
+        """The cell after those that there are, None where these are all."""
+        if self._descent is not None:
+            return next_cell(self.cells, have, self._descent, example, self._metric)
+        return self.cells[len(have)] if len(have) < len(self.cells) else None
 
 
 @contextmanager
@@ -226,16 +241,50 @@ def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
     return reader.whole, reader.length
 
 
-def _read(path: Path, manifest: Manifest) -> _Reader:
+class GrowingRows:
+    """The rows of a run that may still be written, read as they come.
+
+    growing = GrowingRows(path)
+    growing.look()          # whether there is anything new
+    growing.rows, growing.manifest
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+        self._reader = _Reader(self.manifest)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of the examples that are whole."""
+        return self._reader.whole
+
+    def look(self) -> bool:
+        """Read what was written since. Raises LocalprobeError where something is damaged."""
+        manifest, before = read_manifest(self.path), self._reader.length
+        file = self.path / ROWS
+        size = file.stat().st_size if file.exists() else 0
+        if manifest.cells != self.manifest.cells or size < before:
+            # What is there now is another run, or one that was cut to go on with more examples.
+            self._reader, before = _Reader(manifest), -1
+        changed = manifest.data != self.manifest.data
+        self.manifest = manifest
+        _read(self.path, manifest, self._reader)
+        return changed or self._reader.length != before
+
+
+def _read(path: Path, manifest: Manifest, reader: _Reader | None = None) -> _Reader:
+    """reader: one that has read a beginning, and goes on behind its last whole example."""
     file = path / ROWS
     refuse_links(file)
-    reader = _Reader(manifest)
+    reader = reader or _Reader(manifest)
     if not file.exists():
         return reader
-    position = 0
+    position = reader.go_back()
     try:
         with file.open("rb") as lines:
-            number = 0
+            lines.seek(position)
+            number = len(reader.whole)
             while line := lines.readline(_LONGEST_LINE):
                 number += 1
                 if not line.endswith(b"\n"):
@@ -268,22 +317,32 @@ class _Reader:
         self.whole: list[Row] = []
         self.length = 0
         self.starts: dict[int, int] = {}
-        self._cells = manifest.cells
+        self._course = _Course(manifest)
         self._clean_metrics = set(manifest.empty_tally().clean_metrics)
         self._metrics: dict[str, set[str]] = defaultdict(set)
         for column in manifest.columns:
             self._metrics[column.patch].add(column.metric)
         self._pending: list[Row] = []
+        self._have: dict[Cell, Row] = {}
+        self._next: Cell | None = None
+
+    def go_back(self) -> int:
+        """To behind the last whole example: that place in the file."""
+        self._pending = []
+        return self.length
 
     def add(self, row: Row, position: int) -> None:
         """position: where the row ends. Raises ValueError where it cannot come next."""
         self._check(row)
         self._pending.append(row)
         clean = self._pending[0]
-        if not clean.used or len(self._pending) == 1 + len(self._cells):
+        if row.layer is not None:
+            self._have[row.patch, row.layer] = row
+        self._next = self._course.next(clean.example, self._have) if clean.used else None
+        if self._next is None:
             self.whole += self._pending
             self.starts[clean.example] = self.length
-            self._pending, self.length = [], position
+            self._pending, self._have, self.length = [], {}, position
 
     def _check(self, row: Row) -> None:
         if not self._pending:
@@ -291,10 +350,7 @@ class _Reader:
                 raise ValueError("an example must begin with its clean row")
             if self.whole and row.example <= self.whole[-1].example:
                 raise ValueError(f"example {row.example} is out of its order")
-        elif (row.example, row.patch, row.layer) != (
-            self._pending[0].example,
-            *self._cells[len(self._pending) - 1],
-        ):
+        elif (row.example, (row.patch, row.layer)) != (self._pending[0].example, self._next):
             raise ValueError("the row does not follow the one before it")
         found = row.scores.keys()
         if row.not_finite:

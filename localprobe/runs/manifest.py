@@ -18,8 +18,9 @@ from localprobe.errors import LocalprobeError
 from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import printable
 from localprobe.files.textfile import read_bytes
+from localprobe.runs.descent import Descent
 from localprobe.runs.shard import WHOLE, parse_shard
-from localprobe.runs.tally import MODIFIED, ORIGINAL, SWAP, Column, Tally, patches
+from localprobe.runs.tally import KEPT, MODIFIED, ORIGINAL, SWAP, Column, Tally, patches
 
 if TYPE_CHECKING:
     # Reading runs needs no llama.cpp.
@@ -66,8 +67,23 @@ class Manifest:
 
     @property
     def cells(self) -> list[Cell]:
-        """What every example has a row for, in the order of the file."""
-        return list(dict.fromkeys((c.patch, layer) for c in self.columns for layer in c.layers))
+        """What every example has a row for, or of a descent may have, in the order of the file."""
+        step = 1 if self.descent is None else -1
+        return list(dict.fromkeys((c.patch, k) for c in self.columns for k in c.layers[::step]))
+
+    @property
+    def descent(self) -> Descent | None:
+        """By which rule layers were tried, if not all were."""
+        experiment = self.data["experiment"]
+        if experiment.get("patience") is None:
+            return None
+        return Descent(experiment["patience"], experiment["check"], experiment["seed"])
+
+    @property
+    def kept(self) -> float:
+        """From which share of the baseline on an answer is said to survive."""
+        kept = self.data["experiment"].get("keep")
+        return KEPT if kept is None else float(kept)
 
     @property
     def n_layer(self) -> int:
@@ -139,6 +155,8 @@ class Manifest:
             self.data["chance"],
             self.data.get("swap_metric"),
             knows_near_ties=self.noise is not None,
+            descent=self.descent,
+            kept=self.kept,
         )
 
 
@@ -275,6 +293,7 @@ def _check(data: Any) -> None:
             parse_shard(shard)
         except LocalprobeError:
             raise _DamagedError(f"shard cannot be {shard!r}") from None
+    _check_descent(experiment)
     _name(data, "metric")
     if data.get("swap_metric") is not None:
         _name(data, "swap_metric")
@@ -286,6 +305,10 @@ def _check(data: Any) -> None:
         raise _DamagedError(f"noise cannot be {noise!r}")
     columns = _get(data, "columns", list)
     _check_columns(columns, n_layer)
+    if experiment.get("patience") is not None:
+        for column in columns:
+            if column["patch"] == SWAP or column["metric"] != data["metric"]:
+                raise _DamagedError(f"no transition is of {column['patch']} by {column['metric']}")
     metrics = {column["metric"] for column in columns if column["patch"] != SWAP}
     if metrics and data["metric"] not in metrics:
         raise _DamagedError(f"no column is of the metric {data['metric']!r}")
@@ -295,6 +318,18 @@ def _check(data: Any) -> None:
         for key in ("rows", "tried", "used"):
             if _get(counts, key, int) < 0:
                 raise _DamagedError(f"{key} cannot be {counts[key]}")
+
+
+def _check_descent(experiment: dict[str, Any]) -> None:
+    patience, keep = experiment.get("patience"), experiment.get("keep")
+    if patience is not None:
+        if type(patience) is not int or not 1 <= patience <= _MOST_LAYERS:
+            raise _DamagedError(f"patience cannot be {patience!r}")
+        check = _get(experiment, "check", int, float)
+        if not 0 <= check <= 1:
+            raise _DamagedError(f"check cannot be {check!r}")
+    if keep is not None and not (type(keep) in (int, float) and 0 < keep <= 1):
+        raise _DamagedError(f"keep cannot be {keep!r}")
 
 
 def _check_source(source: dict[str, Any]) -> None:

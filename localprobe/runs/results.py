@@ -5,20 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localprobe.errors import LocalprobeError, did_you_mean
+from localprobe.runs.descent import PATIENCE, Descent, own_transitions
 from localprobe.runs.differences import in_words
+from localprobe.runs.display import shown_by
 from localprobe.runs.folder import ROWS, read_rows
+from localprobe.runs.frames import pandas_frame, polars_frame
 from localprobe.runs.manifest import MANIFEST, Manifest, read_manifest
 from localprobe.runs.rows import Row
 from localprobe.runs.tally import ORIGINAL, SWAP, Score, Tally
+from localprobe.runs.transitions import Limits
 
 if TYPE_CHECKING:
     import pandas
+    import polars
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,6 +86,32 @@ class Run:
             )
         return self.tally.transition(patch)
 
+    def limits(self, patch: str) -> Limits | None:
+        """The 95 % interval of `transition`, over examples; None where scores have degrees."""
+        self.transition(patch)
+        return self.tally.limits(patch)
+
+    def own_transitions(self, patch: str, patience: int = PATIENCE) -> dict[int, int | None]:
+        """By example, the lowest layer with its answer right before it is lost for good.
+
+        That is, going down from the last layer, at `patience` layers in a row. None where it is
+        so before any layer held. Of a `transition`, patience is at most that of the run.
+        Raises LocalprobeError where the run has no such scores.
+        """
+        self.transition(patch)
+        metric = self.tally.metric
+        descent = self.manifest.descent
+        mine = [row.scores for row in self.rows if row.patch == patch]
+        if patch == SWAP or any(scores.get(metric, 0) not in (0, 1) for scores in mine):
+            raise LocalprobeError(f"answers under {patch} by {metric} are not right or lost")
+        if descent is not None and patience > descent.patience:
+            raise LocalprobeError(
+                f"this run gave examples up after {descent.patience} lost layers, not {patience}"
+            )
+        layers = next(c.layers for c in self.tally.columns if c.patch == patch)
+        own = own_transitions(self.rows, patch, layers, metric, Descent(patience))
+        return {example: each.layer for example, each in own.items()}
+
     def differences(self, other: Run) -> list[str]:
         """What was run otherwise, as "seed 0, not 3" (here 0, there 3); the model aside."""
         return in_words(self.manifest, other.manifest)
@@ -109,12 +140,13 @@ class Run:
         Its columns are those of `Score` (score, n, low, high, …) after patch, metric and layer.
         Raises LocalprobeError where pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise LocalprobeError(
-                "to_pandas needs pandas; run: pip install 'localprobe[pandas]'"
-            ) from None
+        return pandas_frame(self._records(), _COLUMNS)
+
+    def to_polars(self) -> polars.DataFrame:
+        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
+        return polars_frame(self._records(), _COLUMNS)
+
+    def _records(self) -> list[dict[str, Any]]:
         records = []
         for column in self.tally.all_columns:
             for layer in column.layers:
@@ -122,8 +154,20 @@ class Run:
                 if score is not None:
                     place = {"patch": column.patch, "metric": column.metric, "layer": layer}
                     records.append({**place, **asdict(score)})
-        names = ["patch", "metric", "layer", *(field.name for field in fields(Score))]
-        return pandas.DataFrame(records, columns=names)
+        return records
+
+    def plot(self) -> Any:
+        """Score against layer, and the heat map of swaps: matplotlib's axes, of two an array.
+
+        Raises LocalprobeError where matplotlib is not installed.
+        """
+        return shown_by("notebook").plot_run(self)
+
+    def _repr_html_(self) -> str:
+        return str(shown_by("notebook").run_html(self))
+
+
+_COLUMNS = ("patch", "metric", "layer", *(field.name for field in fields(Score)))
 
 
 def read_run(path: Path) -> Run:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from localprobe.engine.interventions import names
+from localprobe.runs.descent import Descent, Own, counted, held, walked
 from localprobe.runs.intervals import BOOTSTRAP, WILSON, interval
 from localprobe.runs.rows import CLEAN, Row
+from localprobe.runs.transitions import Limits, limits
 
 SWAP = "swap"
 """An injection whose donor is another example, scored by whose answer is given."""
@@ -41,6 +43,8 @@ class Score:
     interval: by which method it was found, see `intervals`.
     ties_low, ties_high: what the mean could have been of the same examples, however near ties
     fall; None where those were not measured.
+    assumed: how many of the n answers count as wrong since they were lost at layers above, see
+    `Descent`, whether they were tried or not.
     """
 
     score: float
@@ -51,6 +55,7 @@ class Score:
     interval: str = WILSON
     ties_low: float | None = None
     ties_high: float | None = None
+    assumed: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,11 @@ class _Cell:
     low: float = 0.0
     high: float = 0.0
     counts: Counter[float] = field(default_factory=Counter)
+    assumed: int = 0
     _found: tuple[float, float, str] | None = None
 
-    def add(self, score: float, could: tuple[float, float]) -> None:
+    def add(self, score: float, could: tuple[float, float], *, assumed: bool = False) -> None:
+        self.assumed += assumed
         self.total += score
         self.low += could[0]
         self.high += could[1]
@@ -88,12 +95,22 @@ class _Cell:
     def score(self, baseline: float | None, *, knows_near_ties: bool) -> Score:
         n = self.counts.total()
         mean = self.total / n if n else 0.0
-        could = (self.low / n, self.high / n) if n and knows_near_ties else (None, None)
+        knows = bool(n) and knows_near_ties
         # What was resampled once is not resampled for every redrawing of a table.
         self._found = self._found or interval(self.counts)
         low, high, method = self._found
         relative = mean / baseline if baseline else None
-        return Score(mean, n, low, high, relative, method, *could)
+        return Score(
+            mean,
+            n,
+            low,
+            high,
+            relative,
+            method,
+            ties_low=self.low / n if knows else None,
+            ties_high=self.high / n if knows else None,
+            assumed=self.assumed,
+        )
 
 
 class Tally:
@@ -102,7 +119,8 @@ class Tally:
     columns: what there is to score, patch by patch. metric: the one that matters: an example is
     right where it is above 0. chance: what guessing gives, metric by metric. swap_metric: by which
     original and modified were scored, if it is another one. knows_near_ties: whether rows that are
-    near ties were marked.
+    near ties were marked. descent: by which rule layers were tried, if not all were. kept: an
+    answer survives from the layer on where the score stays ≥ this x the baseline.
     """
 
     def __init__(
@@ -113,7 +131,10 @@ class Tally:
         swap_metric: str | None = None,
         *,
         knows_near_ties: bool = True,
+        descent: Descent | None = None,
+        kept: float = KEPT,
     ) -> None:
+        self.descent, self.kept = descent, kept
         self.all_columns, self.metric, self.chance = tuple(columns), metric, dict(chance or {})
         self.swap_metric = swap_metric or metric
         self.knows_near_ties = knows_near_ties
@@ -122,7 +143,9 @@ class Tally:
         self.n_cut = self.n_not_finite = self.n_near_ties = self.n_rows = 0
         self.n_turning = self.n_used_by_tie = self.n_unseen_ties = 0
         self.n_swaps = self.n_last_token_only = 0
-        self._cells: dict[tuple[str, str, int], _Cell] = defaultdict(_Cell)
+        self._counted: dict[tuple[str, str, int], _Cell] = defaultdict(_Cell)
+        self._walks: dict[str, dict[int, dict[int, Row]]] = defaultdict(dict)
+        self._n_counted = 0
         self._clean_all: dict[str, _Cell] = defaultdict(_Cell)
         self._clean_used: dict[str, _Cell] = defaultdict(_Cell)
 
@@ -156,8 +179,43 @@ class Tally:
                     self._clean_used[metric].add(score, could)
             return
         assert row.layer is not None
+        if self.descent is not None:
+            self._walks[row.patch].setdefault(row.example, {})[row.layer] = row
+            return
         for metric, score in row.scores.items():
-            self._cells[row.patch, metric, row.layer].add(score, row.could_score(metric))
+            self._counted[row.patch, metric, row.layer].add(score, row.could_score(metric))
+
+    @property
+    def _cells(self) -> dict[tuple[str, str, int], _Cell]:
+        """Of a descent, counted anew when rows have come: a row may end its walk, and so decide on
+        all layers below.
+        """
+        if self.descent is not None and self._n_counted != self.n_rows:
+            self._n_counted = self.n_rows
+            self._counted = defaultdict(_Cell)
+            for patch, walks in self._walks.items():
+                layers = self._layers_of(patch)
+                for rows in walks.values():
+                    for one in counted(layers, rows, self.metric, self.descent):
+                        cell = self._counted[patch, self.metric, one.layer]
+                        cell.add(one.score, one.could, assumed=one.is_assumed)
+        return self._counted
+
+    def _layers_of(self, patch: str) -> tuple[int, ...]:
+        return next(column.layers for column in self.columns if column.patch == patch)
+
+    def own(self, patch: str) -> list[Own]:
+        """Of a descent, each example's own transition."""
+        if self.descent is None:
+            raise ValueError("only a descent keeps what each example did")
+        return [
+            walked(
+                self._layers_of(patch),
+                {layer: held(row, self.metric) for layer, row in rows.items()},
+                self.descent,
+            )
+            for rows in self._walks[patch].values()
+        ]
 
     def _of(self, row: Row) -> Sequence[str]:
         """The scores of a row that matter."""
@@ -170,7 +228,7 @@ class Tally:
         found = {}
         for column in self.columns:
             cells = [self._cells.get((column.patch, column.metric, k)) for k in column.layers]
-            counts = [cell.counts.total() if cell else 0 for cell in cells]
+            counts = [cell.counts.total() - cell.assumed if cell else 0 for cell in cells]
             found[column.patch] = min(counts), max(counts)
         return found
 
@@ -210,12 +268,42 @@ class Tally:
     def transition(self, patch: str, layers: Iterable[int] | None = None) -> int | None:
         """The layer from which on the intervention no longer matters, of these or of all layers.
 
-        That is where the score stays ≥ 90 % of the baseline; for a swap, where the original
+        That is where the score stays ≥ `kept` x the baseline; for a swap, where the original
         answer stays more frequent than the modified one.
         """
         column = next(column for column in self.columns if column.patch == patch)
         among = column.layers if layers is None else sorted(set(layers) & set(column.layers))
         return _from_the_last(among, lambda layer: self._is_kept(patch, column.metric, layer))
+
+    def transition_if_back(self, patch: str, share: float) -> int | None:
+        """Of a descent: `transition` if, of answers that count as lost, this share were right."""
+        column = next(column for column in self.columns if column.patch == patch)
+
+        def kept(layer: int) -> bool:
+            score = self.score(patch, column.metric, layer)
+            if score is None or not score.n:
+                return False
+            possible = score.score + share * score.assumed / score.n
+            return possible >= self.kept * self.baseline.score - _ROUNDED
+
+        return _from_the_last(column.layers, kept)
+
+    def limits(self, patch: str) -> Limits | None:
+        """The 95 % interval of `transition` over examples, see `transitions.limits`.
+
+        None for a swap, where scores have degrees or where the baseline is not 1: nothing is then
+        known of how far single answers are from their own baselines.
+        """
+        if patch == SWAP or not self.baseline.n or set(self._clean_used[self.metric].counts) != {1}:
+            return None
+        layers = self._layers_of(patch)
+        cells = [self._cells.get((patch, self.metric, layer)) for layer in layers]
+        if any(cell and not cell.counts.keys() <= {0, 1} for cell in cells):
+            return None
+        right = [cell.counts[1] if cell else 0 for cell in cells]
+        return limits(
+            layers, right, [cell.counts.total() if cell else 0 for cell in cells], self.kept
+        )
 
     def reach(self, patch: str) -> Reach | None:
         """Where `transition` could be, however near ties fall; None where those are not known.
@@ -245,7 +333,7 @@ class Tally:
             return one is not None and two is not None and one.score > two.score
         score, baseline = self.score(patch, metric, layer), self.baseline.score
         # Sums of floats: a score that is exactly 90 % must count.
-        return score is not None and baseline > 0 and score.score >= KEPT * baseline - _ROUNDED
+        return score is not None and baseline > 0 and score.score >= self.kept * baseline - _ROUNDED
 
     def _could_be_kept(self, patch: str, metric: str, layer: int) -> tuple[bool, bool]:
         """Whether `_is_kept` is so in any case, and whether it could be."""
@@ -259,8 +347,8 @@ class Tally:
         if score is None:
             return False, False
         (low, high), (least, most) = _could(score), _could(self.baseline)
-        surely = least > 0 and low >= KEPT * most - _ROUNDED
-        return surely, most > 0 and high >= KEPT * least - _ROUNDED
+        surely = least > 0 and low >= self.kept * most - _ROUNDED
+        return surely, most > 0 and high >= self.kept * least - _ROUNDED
 
 
 def _could(score: Score) -> tuple[float, float]:

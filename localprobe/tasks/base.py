@@ -11,7 +11,10 @@ from typing import Protocol
 
 from localprobe.errors import LocalprobeError
 
-EXACT_MATCH = "exact_match"
+EXACT_MATCH, PREFIX_MATCH = "exact_match", "prefix_match"
+FIRST_TOKEN = "first_token"
+RIGHT_OR_WRONG = (EXACT_MATCH, PREFIX_MATCH, FIRST_TOKEN)
+"""The scores that are 0 or 1."""
 
 
 @dataclass(frozen=True)

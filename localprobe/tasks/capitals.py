@@ -24,6 +24,7 @@ class Capitals:
     metrics = (EXACT_MATCH,)
     max_tokens = 16
     has_right_answers = True
+    has_first_tokens = True
     max_prompt_tokens = None
     takes = ("template",)
 

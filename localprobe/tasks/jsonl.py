@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from localprobe.errors import LocalprobeError, did_you_mean
-from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions
+from localprobe.tasks.base import EXACT_MATCH, PREFIX_MATCH, Example, TaskOptions
 from localprobe.tasks.datafile import read_records
 from localprobe.tasks.matching import exact_match, fold, may_begin, prefix_match
 
 _SWAP_KEYS = ("old", "new", "new_answers")
 _KEYS = ("prompt", "answers", *_SWAP_KEYS)
-PREFIX_MATCH = "prefix_match"
 
 
 class Jsonl:
@@ -32,6 +31,7 @@ class Jsonl:
     metrics = (EXACT_MATCH, PREFIX_MATCH)
     max_tokens = 16
     has_right_answers = True
+    has_first_tokens = True
     max_prompt_tokens = None
     takes = ("data",)
 

@@ -71,6 +71,12 @@ def may_begin(text: str, answers: Iterable[str]) -> bool:
     return "\n" not in text and any(starts)
 
 
+def begins(text: str, answers: Iterable[str]) -> bool:
+    """Whether a text is the beginning of an answer, of a letter or a digit at least."""
+    said = _letters(text)
+    return bool(said) and "\n" not in text.strip() and may_match(text.strip(), answers)
+
+
 @lru_cache(1 << 14)
 def _letters(text: str) -> str:
     """Letters and digits only. Texts that fold alike have the same ones, and a text keeps its own

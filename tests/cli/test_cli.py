@@ -235,6 +235,7 @@ def test_sweep_json(run: Run) -> None:
         "interval",
         "ties_low",
         "ties_high",
+        "assumed",
     }
     assert row["ties_low"] <= row["score"] <= row["ties_high"]
     assert (row["score"], row["relative"], row["n"], row["metric"]) == (0, None, 3, "exact_match")

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import made_runs
 
 from localprobe.cli.app import main
 
@@ -596,3 +597,53 @@ def test_near_ties_of_a_version_that_did_not_look_at_them(
     assert "near ties taken to change any score: 11.1% of the answers" in shown
     assert "did not note which scores they could change" in shown
     assert "near ties could move that to 2–3" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "colored"),
+    [
+        ([], {}, False),
+        (["--color", "always"], {}, True),
+        (["--color", "always"], {"NO_COLOR": "1"}, True),
+        (["--color", "never"], {"FORCE_COLOR": "1"}, False),
+        (["--color", "auto"], {"FORCE_COLOR": "1"}, True),
+        ([], {"FORCE_COLOR": "0"}, False),
+        ([], {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+        ([], {"FORCE_COLOR": "1", "TERM": "dumb"}, True),
+    ],
+)
+def test_when_there_is_colour_in_a_pipe(
+    arguments: list[str], environment: dict[str, str], colored: bool, tmp_path: Path
+) -> None:
+    """The words are the same, and nothing redraws itself."""
+    made_runs.write(tmp_path / "run", n=3, n_layer=4)
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    command = [sys.executable, "-m", "localprobe", *arguments, "show", str(tmp_path / "run")]
+    shown = subprocess.run(
+        command, capture_output=True, encoding="utf-8", env={**kept, **environment}, check=True
+    ).stdout
+    assert ("\x1b[" in shown) == colored
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert "baseline: 1.00 on the 3 examples used" in plain and "\x1b" not in plain
+
+
+def test_color_goes_before_the_command(command: Command, tmp_path: Path) -> None:
+    run = str(made_runs.write(tmp_path / "run", n=1, n_layer=2).path)
+    code, _, err = command("show", run, "--color", "always")
+    assert code == 2 and "before the command: localprobe --color" in err
+    code, _, err = command("--color", "sometimes", "show", run)
+    assert code == 2 and "'sometimes' is not one of" in err
+
+
+def test_what_cannot_be_followed(command: Command, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        made_runs.write(tmp_path / "runs" / name, n=1, n_layer=2, ended=False)
+    code, _, err = command("show", str(tmp_path / "runs"), "--follow")
+    assert code == 2 and "name one to follow" in err
+    code, _, err = command("show", str(tmp_path / "runs" / "one"), "--follow", "--json")
+    assert code == 2 and "--follow is for the table" in err
+
+
+def test_a_finished_run_is_shown_at_once(command: Command, tmp_path: Path) -> None:
+    run = str(made_runs.write(tmp_path / "run", n=2, n_layer=3).path)
+    assert command("show", run, "--follow")[1] == command("show", run)[1]

@@ -410,3 +410,39 @@ def test_long_answers_in_company_where_a_window_slides(
         expected = full.answer(prompts[i], max_tokens=8, intervention=kind, layer=layer, example=i)
         assert ours.tokens == expected.tokens
         assert ours.margin == pytest.approx(expected.margin, abs=1e-2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["random", "freeze", "skip"])
+@pytest.mark.parametrize("arch", ["llama", "gemma3", "gptneox"])
+def test_cells_left_out_change_no_other(
+    arch: str, name: str, seed: int, resume_engine: Engines
+) -> None:
+    """Prompts that share decodes drop out and come back, as where an answer is lost for good."""
+    engine = resume_engine(arch)
+    interventions = [make(name, engine, prompt) for prompt in PROMPTS]
+    layers = range(interventions[0].first_layer, engine.model.n_layer)
+    runs = clean(engine, PROMPTS, 8)
+    expected = resumed(engine, runs, interventions, layers, 8)
+    draws = np.random.default_rng(seed).random((len(PROMPTS), engine.model.n_layer)) < 0.6
+    given: list[tuple[int, int]] = []
+
+    def wanted(i: int, layer: int) -> bool:
+        # What was asked for above is known by now.
+        above = {(i, k) for k in layers if k > layer and draws[i, k]}
+        assert above <= set(given)
+        return bool(draws[i, layer])
+
+    cells = engine.run(
+        runs,
+        interventions,
+        layers,
+        max_tokens=8,
+        examples=range(len(runs)),
+        stops=[None] * len(runs),
+        wanted=wanted,
+    )
+    for i, layer, answer in cells:
+        given.append((i, layer))
+        assert_equal(answer, expected[i, layer])
+    assert sorted(given) == sorted(cell for cell in expected if draws[cell])

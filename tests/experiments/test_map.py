@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import oracle, tiny
+from helpers import oracle, spaced, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +18,7 @@ from localprobe.engine.answers import softmax
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, only_at
 from localprobe.experiments.map import METRICS, MapPlan, Measure, TokenMap, first_token
+from localprobe.llama.text import Vocabulary
 from localprobe.prompts.words import word_groups
 
 PROMPT = "in Chad, now"
@@ -119,6 +120,23 @@ def test_the_lens_follows_a_token(model: Model, slow: Model) -> None:
     assert other.texts[0][0] == other.vocabulary[int(other.ids[0, 0])]
 
 
+@pytest.mark.parametrize("like", [" is", "Paris"])
+@pytest.mark.parametrize("text", ["Paris", " Paris", " Rome", "\nParis", "é"])
+def test_the_first_token_of_an_answer_is_no_space_that_the_tokenizer_puts_in(
+    text: str, like: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = spaced.write(tmp_path_factory.mktemp("spaced") / "spaced.gguf")
+    with Vocabulary(path) as vocabulary:
+        pieces = [vocabulary.piece(token) for token in range(vocabulary.info.n_vocab)]
+        begins_so = like.encode()
+        assert pieces[vocabulary.tokenize(" " + text.strip(), begin=False)[0]] == b"  "
+        found = pieces[first_token(vocabulary, text, pieces.index(begins_so))]
+    wanted = text if text[:1].isspace() or not like.startswith(" ") else " " + text
+    whole = {"Paris": b"Paris", " Paris": b" Paris", " Rome": b" Rome", "\nParis": b"\n"}
+    # What the vocabulary has no word for is spelt: its first byte, or the space before it.
+    assert found == whole.get(wanted, b" " if wanted.startswith(" ") else b"\xc3")
+
+
 def test_what_cannot_be_done_is_said(model: Model) -> None:
     for wrong, said in (
         ({"patch": "knokout"}, "did you mean knockout"),
@@ -131,7 +149,7 @@ def test_what_cannot_be_done_is_said(model: Model) -> None:
         ({"patch": "swap", "swap": ("Chat", "Peru")}, "OLD must be in the prompt"),
         ({"direction": "denoising"}, "--patch swap"),
         ({"window": 0}, "at least 1"),
-        ({"patch": "freeze", "layers": "0"}, "from layer 1 on"),
+        ({"patch": "freeze", "layers": "0"}, "freeze is defined from layer 1 on"),
         ({"layers": "9"}, "no layer 9"),
     ):
         with pytest.raises(LocalprobeError, match=said):

@@ -92,3 +92,18 @@ def test_a_recipe_without_tasks(tmp_path: Path) -> None:
     path.write_text('description = "d"\nmodel = "m"\n', encoding="utf-8")
     with pytest.raises(LocalprobeError, match=re.escape("lacks [tasks.NAME]")):
         recipe(str(path))
+
+
+def test_a_transition_in_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "down.toml"
+    path.write_text(
+        'description = "d"\nmodel = "m"\ninterventions = ["skip"]\npatience = 2\nkeep = 0.8\n'
+        "check = 1\n\n[tasks.capitals]\nuntil_width = 2\n\n[tasks.math]\ncheck = 0.1\n",
+        encoding="utf-8",
+    )
+    capitals, math = recipe(str(path)).experiments
+    assert (capitals.patience, capitals.keep, capitals.check) == (2, 0.8, 1)
+    assert (capitals.until_width, math.until_width, math.check) == (2, None, 0.1)
+    path.write_text(path.read_text("utf-8").replace("patience = 2", "patience = 0"), "utf-8")
+    with pytest.raises(LocalprobeError, match="patience must be at least 1"):
+        recipe(str(path))

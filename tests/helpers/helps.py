@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import re
 
-COMMANDS = ("demo", "probe", "swap", "sweep", "run", "recipes", "bench", "tokens", "models")
+COMMANDS = (
+    "demo",
+    "probe",
+    "swap",
+    "sweep",
+    "transition",
+    "run",
+    "recipes",
+    "bench",
+    "tokens",
+    "models",
+)
 COMMANDS += ("devices", "worker")
 COMMANDS += ("map", "lens", "attention", "states")
-READERS = ("show", "export", "compare", "plot", "merge")
+READERS = ("show", "export", "compare", "plot", "report", "browse", "merge")
 """Commands that read runs."""
 
 COMMANDS += READERS

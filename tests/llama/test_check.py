@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import localprobe
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama import ggml
 from localprobe.llama.check import check
+from localprobe.llama.graph import Graph
 from localprobe.llama.model import Model
 from localprobe.llama.residual import ForwardPass
 from localprobe.llama.verdict import Verdict
@@ -89,6 +91,27 @@ def test_attention_that_stays_on_is_found_out(
         found = check(model)
     assert "attention cannot be switched off" in found.attention
     assert not found.writing
+
+
+@pytest.mark.parametrize(("arch", "block"), [("llama", 0), ("llama", 2), ("gemma3", 5)])
+def test_attention_that_takes_the_residual_stream_with_it_is_found_out(
+    arch: str, block: int, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is zeroed is the sum of both: no token is left on which the answer could depend."""
+    made = Graph.__init__
+
+    def with_the_sum(self: Graph, addresses: list[int], *rest: Any) -> None:
+        made(self, addresses, *rest)
+        found = self.contribution[block]
+        self.contribution[block] = next(
+            node
+            for node in self.block(block)
+            if found in self.sources(node) and ggml.at(addresses[node]).op == ggml.OP_ADD
+        )
+
+    monkeypatch.setattr(Graph, "__init__", with_the_sum)
+    with Model(tiny_file(arch)) as model:
+        assert "nothing is left of its last token" in check(model).attention
 
 
 def test_the_check_runs_once_per_file(

@@ -278,6 +278,57 @@ def test_a_baseline_of_nothing_is_said_as_in_the_runs_own_table() -> None:
     assert "there is nothing to lose: the baseline is 0" in own
 
 
+def by_own_layers(own: Sequence[int], n_layer: int = 20) -> Run:
+    """A run whose examples hold from their own layers on."""
+    run = made(n_layer, range(n_layer), lambda _: 0.0)
+    clean = [Row(each, CLEAN, None, "a", {"exact_match": 1.0}, ()) for each in range(len(own))]
+    rows = [
+        Row(each, "skip", layer, "a", {"exact_match": float(layer >= mine)}, ())
+        for each, mine in enumerate(own)
+        for layer in range(n_layer)
+    ]
+    return Run(run.manifest, [*clean, *rows])
+
+
+def test_examples_are_compared_pairwise() -> None:
+    own = [10 + n % 3 for n in range(40)]
+    one, later = by_own_layers(own), by_own_layers([k + (n % 4 > 0) for n, k in enumerate(own)])
+    (comparison,) = Comparison.of([one, later])
+    found = comparison.moved(1)
+    assert found is not None
+    assert (found.by, found.n, found.n_moved) == (0.75, 40, 30)
+    assert 0.55 < found.low < 0.75 < found.high < 0.95
+    text = words(shown(comparison))
+    assert "on average +0.75 layers against [1]" in text
+    assert "40 examples of both, 75% moved; p < 0.001)" in text
+    assert "no evidence" not in text
+    assert comparison.document()["moved"][1]["n_moved"] == 30
+
+
+def test_no_evidence_is_said() -> None:
+    own = [10 + n % 3 for n in range(40)]
+    other = [k + (n == 7) - (n == 30) for n, k in enumerate(own)]
+    (comparison,) = Comparison.of([by_own_layers(own), by_own_layers(other)])
+    assert "5% moved; p = 1.000): no evidence that it moves" in words(shown(comparison))
+
+
+def test_own_layers_of_unlike_models_are_compared_by_depth() -> None:
+    own = [10 + n % 3 for n in range(40)]
+    deep = by_own_layers([2 * k for k in own], 40)
+    (comparison,) = Comparison.of([by_own_layers(own), deep])
+    found = comparison.moved(1)
+    assert found is not None
+    assert found.by == pytest.approx(0)
+    assert "points of depth against [1]" in words(shown(comparison))
+
+
+def test_other_data_of_the_same_numbers_is_not_paired() -> None:
+    one, other = by_own_layers([5] * 12), by_own_layers([7] * 12)
+    asked = [replace(row, accepted=(f"{row.example}",)) for row in other.rows]
+    (comparison,) = Comparison.of([one, Run(other.manifest, asked)])
+    assert comparison.moved(1) is None
+
+
 def test_a_run_that_is_unfinished_and_ties_that_could_move_a_claim_are_said() -> None:
     one = made(4, range(4), from_layer(1), n=30)
     turning = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import made_runs
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are a POSIX thing")
 fcntl = pytest.importorskip("fcntl")
@@ -133,6 +136,77 @@ def test_no_color_is_plain_on_a_terminal_too(
     assert b"\x1b[3" not in terminal.output
     assert b"\x1b[1m" not in terminal.output
     assert HIDE_CURSOR not in terminal.output
+
+
+def test_asked_by_a_signal_a_sweep_says_where_it_is(
+    tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    arguments = [*SWEEP, "-m", str(tiny_file("gemma3")), "-n", "60"]
+    terminal = Terminal(*arguments)
+    terminal.read_until(rb"example [3-9] of about")
+    terminal.process.send_signal(signal.SIGUSR1)
+    terminal.read_until(rb"sweep capitals: example \d+ of about 60")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.finish() == 130
+    assert b"Traceback" not in terminal.output
+
+
+def test_asked_by_a_signal_where_it_is_piped(
+    tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    command = [sys.executable, "-m", "localprobe", *SWEEP, "-m", str(tiny_file("gemma3"))]
+    process = subprocess.Popen(
+        [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = ""
+    # Whenever it comes, it does not kill; once there are rows, it is answered.
+    while not said.startswith("sweep capitals: example"):
+        time.sleep(0.2)
+        process.send_signal(signal.SIGUSR1)
+        if select.select([process.stderr], [], [], 0.2)[0]:
+            said = process.stderr.readline()
+            assert said, "it has ended"
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+
+
+def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
+    """Its table grows as rows are written; once it has ended, what is left is its whole table."""
+    done = made_runs.write(tmp_path / "done", n=4, n_layer=5)
+    run = tmp_path / "run"
+    made_runs.write(run, n=4, n_layer=5, ended=False)
+    text = (run / "rows.jsonl").read_bytes()
+    lines = text.splitlines(keepends=True)
+    per_example = len(lines) // 4
+    (run / "rows.jsonl").write_bytes(b"".join(lines[:per_example]))
+    terminal = Terminal("show", str(run), "--follow")
+    terminal.read_until(rb"unfinished: 1 of 4 examples so far")
+    # Two more, and the half of a line.
+    (run / "rows.jsonl").write_bytes(b"".join(lines[: 3 * per_example]) + lines[-1][:10])
+    terminal.read_until(rb"unfinished: 3 of 4 examples so far")
+    (run / "rows.jsonl").write_bytes(text)
+    shutil.copy(tmp_path / "done" / "manifest.json", run)
+    assert terminal.finish() == 0
+    final = terminal.output[terminal.output.rindex(SHOW_CURSOR) :]
+    shown = shown_lines(final)
+    assert "baseline: 1.00 on the 4 examples used" in shown
+    assert not any("unfinished" in line for line in shown)
+    assert done.transition("freeze") is not None
+    (claim,) = [line for line in shown if line.startswith("freeze ")]
+    assert f"from layer {done.transition('freeze')} on" in claim
+
+
+def test_ctrl_c_ends_following(tmp_path: Path) -> None:
+    made_runs.write(tmp_path / "run", n=4, n_layer=5, ended=False)
+    terminal = Terminal("show", str(tmp_path / "run"), "-f")
+    terminal.read_until(rb"last written")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.finish() == 130
+    assert b"Traceback" not in terminal.output
+    shown = shown_lines(terminal.output[terminal.output.rindex(SHOW_CURSOR) :])
+    assert any(line.startswith("unfinished: 4 of 4 examples") for line in shown)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

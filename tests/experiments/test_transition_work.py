@@ -1,0 +1,82 @@
+"""A transition of the default model: what a whole sweep says, with a fraction of its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localprobe.engine.resume import ResumeEngine
+from localprobe.experiments.sweep import Sweep
+from localprobe.llama.batch import Batch
+from localprobe.llama.graph import Graph
+from localprobe.llama.model import Model
+from localprobe.runs.descent import Descent
+from localprobe.runs.tally import Tally
+from localprobe.tasks.capitals import Capitals
+
+PATCHES = ("freeze", "skip", "random")
+N = 3
+
+
+class Counted(ResumeEngine):
+    """rows_x_blocks: of all cells, the clean model's own answers left out; in whole blocks."""
+
+    def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(model, batch_size=1)
+        self.rows_x_blocks, self._counts = 0.0, True
+        decode, decode_part = model.decode, model.decode_part
+
+        def whole(rows: Batch, *arguments: Any, **named: Any) -> Any:
+            self.rows_x_blocks += self._counts * model.n_layer * len(rows)
+            return decode(rows, *arguments, **named)
+
+        def part(rows: Batch, chosen: Callable[[Graph], Any], **named: Any) -> Any:
+            def noted(graph: Graph) -> Any:
+                found = chosen(graph)
+                whole = graph.work(graph.everything(), len(rows), 0)
+                share = graph.work(found, len(rows), 0) / whole
+                self.rows_x_blocks += model.n_layer * share * len(rows)
+                return found
+
+            return decode_part(rows, noted, **named)
+
+        monkeypatch.setattr(model, "decode", whole)
+        monkeypatch.setattr(model, "decode_part", part)
+
+    def clean(self, *arguments: Any, **named: Any) -> Any:
+        self._counts = False
+        try:
+            return super().clean(*arguments, **named)
+        finally:
+            self._counts = True
+
+
+def test_a_fraction_of_the_work_says_the_same(
+    default_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Model(default_model) as model:
+        engine = Counted(model, monkeypatch)
+
+        def swept(descent: Descent | None) -> tuple[Tally, float]:
+            before = engine.rows_x_blocks
+            layers = range(model.n_layer)
+            sweep = Sweep(engine, Capitals(), PATCHES, layers, n=N, descent=descent)
+            for _ in sweep.run():
+                pass
+            return sweep.tally, engine.rows_x_blocks - before
+
+        (whole, most), (down, work) = swept(None), swept(Descent())
+    assert work <= most / 5
+    for patch in PATCHES:
+        # Nowhere is above the last layer.
+        found = [tally.transition(patch) for tally in (whole, down)]
+        one, other = (len(whole.layers) if layer is None else layer for layer in found)
+        assert abs(one - other) <= 1
+        limits = down.limits(patch)
+        assert limits is not None
+        assert limits.low is not None
+        assert limits.low <= one
+        assert limits.high is None or one <= limits.high

@@ -26,7 +26,6 @@ from localprobe.errors import ModelError
 from localprobe.llama.model import Model
 from localprobe.llama.residual import FloatArray, Keep, NoEdit
 from localprobe.llama.verdict import Verdict
-from localprobe.llama.weights import INDEXER
 
 # Equal up to what a device may round differently from one pass to the next, as a share of the
 # distance between the two sequences' logits. On the CPU the difference is exactly zero.
@@ -67,8 +66,8 @@ def check(model: Model) -> Verdict:
     attention = _check_attention(pair, b[:2] + a[2:], a[:2] + b[2:])
     if writing and attention:
         raise ModelError(writing)
-    top_k = model.limits().get(INDEXER, 0)
-    if writing or not (top_k and model.side_channels()):
+    top_k = model.choices()
+    if writing or not top_k:
         return Verdict(writing=writing, attention=attention)
     since = (
         f"beyond {top_k} tokens, blocks choose for later ones which tokens they attend to, and "
@@ -119,8 +118,8 @@ def _beyond_limits(model: Model) -> str:
     """Why it is otherwise in sequences that are longer than a limit which the file names."""
     limits, usual = model.limits(), np.ravel(_sequences(model.info.n_vocab))
     longest = min(_AFFORDABLE, model.ctx, model.info.n_ctx_train)
-    if INDEXER in limits and model.side_channels():
-        longest = min(longest, limits[INDEXER])  # longer ones are refused
+    if model.choices():
+        longest = min(longest, model.choices())  # longer ones are refused
     for what, limit in limits.items():
         length = limit + 3
         if length > longest:

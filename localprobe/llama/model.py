@@ -23,6 +23,7 @@ from localprobe.llama.states import Links, Place, find_states
 from localprobe.llama.text import Vocabulary
 from localprobe.llama.threads import checked
 from localprobe.llama.verdict import Verdict
+from localprobe.llama.weights import INDEXER
 
 _CONTEXT_STEP = 256
 
@@ -63,6 +64,7 @@ class Model(Vocabulary):
         self._hook = EvalHook(workers.tick if workers else None)
         self._places: list[Place] | None = None
         self._side_channels: tuple[int, ...] = ()
+        self._chooses = False
         self.verdict = Verdict()
         """What can be done with it, once that was found out."""
         self._graph: Graph | None = None
@@ -369,6 +371,7 @@ class Model(Vocabulary):
             links = Links(recorder.addresses)
             states = find_states(links, self.n_layer, self.n_embd)
             self.clear()
+            self._chooses = any(b".indexer" in name for each in links.leaf_names for name in each)
             self._side_channels = tuple(k for k in states.besides if k < self.n_layer)
             self._places = [links.place(node) for node in states.nodes[: self.n_layer]]
         return self._places
@@ -380,3 +383,7 @@ class Model(Vocabulary):
         """
         self._state_places()
         return self._side_channels
+
+    def choices(self) -> int:
+        """How many tokens its blocks choose to attend to, where some do so for others; else 0."""
+        return self.limits().get(INDEXER, 0) if self.side_channels() and self._chooses else 0

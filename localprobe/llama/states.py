@@ -87,11 +87,11 @@ def find_states(links: Links, n_layer: int, n_embd: int) -> States:
     """The states of a graph. Raises ModelError where one is not found."""
     n_tokens = _n_tokens(links)
     waists = _waists(links, n_embd, n_tokens)
-    first_use, last_weight = _uses(links.leaf_names, n_layer)
+    first_use, last_use = _uses(links.leaf_names, n_layer)
     found: list[int] = []
     besides: list[int] = []
     for layer in range(n_layer):
-        after = first_use[layer - 1] if layer else -1
+        after = last_use[layer - 1] if layer else -1
         here = [waist for waist in waists if after < waist < first_use[layer]]
         if not here:
             here = _by_name(links, layer, n_embd, n_tokens)
@@ -99,7 +99,8 @@ def find_states(links: Links, n_layer: int, n_embd: int) -> States:
         found.append(here[-1])
     # Behind the last block norms are waists, too; and often only some rows are left.
     named = links.named(b"l_out-%d" % (n_layer - 1))[-1:]
-    found.append([*named, *(waist for waist in waists if waist > last_weight), last_weight][0])
+    after = min(last_use[-1], len(links.nodes) - 1)
+    found.append([*named, *(waist for waist in waists if waist > after), after][0])
     return States(tuple(found), tuple(besides))
 
 
@@ -138,15 +139,15 @@ def _is_state(node: ggml.Tensor, n_embd: int, n_tokens: int) -> bool:
     return bool(of_width and (is_rows or is_streams))
 
 
-def _uses(names: Sequence[Sequence[bytes]], n_layer: int) -> tuple[list[int], int]:
-    """By block, the first node that uses a weight of it; and the last one that uses any."""
-    first, last = [len(names)] * n_layer, 0
+def _uses(names: Sequence[Sequence[bytes]], n_layer: int) -> tuple[list[int], list[int]]:
+    """By block, the first and the last node that uses a weight of it."""
+    first, last = [len(names)] * n_layer, [len(names)] * n_layer
     for i, each in enumerate(names):
         for name in each:
             match = _WEIGHT_OF_BLOCK.match(name)
             if match and int(match[1]) < n_layer:
-                first[int(match[1])] = min(first[int(match[1])], i)
-                last = i
+                block = int(match[1])
+                first[block], last[block] = min(first[block], i), i
     return first, last
 
 

@@ -19,7 +19,7 @@ from localprobe.report.map_words import (
     clean_line,
     explained,
     measured,
-    quoted,
+    probability,
     what_it_found,
     what_the_lens_shows,
 )
@@ -58,7 +58,7 @@ def map_text(console: Console, found: TokenMap) -> list[Text]:
 
 def lens_text(console: Console, found: Lens) -> list[Text | Table]:
     """P of the followed token everywhere, and what the last token says, layer by layer."""
-    what = f"P({quoted(found.token)})"
+    what = probability(found.token)
     shown = found.where(_STEPS[0])
     labels = [found.tokens[position] for position in shown]
     grid = heat_map(console, labels, found.layers, found.token_probs[:, shown])
@@ -76,7 +76,8 @@ def lens_table(console: Console, found: Lens) -> Table:
     room = max(10, (console.width - 26) // top - 2)
     for place in range(top):
         table.add_column("the last token says" if not place else f"{place + 1}.", no_wrap=True)
-    followed = shortened(Text(f"P({visible(found.token.strip())})"), 14)
+    name = visible(found.token.strip(" "))
+    followed = shortened(Text(f"P({name})" if name else probability(found.token)), 14)
     table.add_column(followed, justify="right", no_wrap=True)
     table.add_column("rank", justify="right", no_wrap=True)
     for row, layer in enumerate(found.layers):

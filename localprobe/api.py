@@ -575,23 +575,24 @@ def lens(
     encode = encoder(engine, chat=chat)
     tokens = encode.tokens(prompt)
     chosen = parse_layers(layers_text(layers), model.n_layer)
-    opened = WholePasses(model.loaded.model, tokens)
-    answer = int(mapping.finite(opened.clean).argmax())
-    followed = answer if token is None else mapping.first_token(encode.model, token, answer)
-    by = by_head if engine.name == RESUME else by_whole_passes
-    states = opened.states()
-    check_head(model.loaded.model, by)
-    return lenses.look(
-        model.loaded.model,
-        by,
-        states,
-        prompt=prompt,
-        tokens=tokens,
-        layers=chosen,
-        token=followed,
-        top=top,
-        progress=progress,
-    )
+    with exactly(model.loaded):
+        opened = WholePasses(model.loaded.model, tokens)
+        answer = int(mapping.finite(opened.clean).argmax())
+        followed = answer if token is None else mapping.first_token(encode.model, token, answer)
+        by = by_head if engine.name == RESUME else by_whole_passes
+        states = opened.states()
+        check_head(model.loaded.model, by)
+        return lenses.look(
+            model.loaded.model,
+            by,
+            states,
+            prompt=prompt,
+            tokens=tokens,
+            layers=chosen,
+            token=followed,
+            top=top,
+            progress=progress,
+        )
 
 
 def states(
@@ -609,7 +610,8 @@ def states(
     """
     engine = model.engine()
     chosen = parse_layers(layers_text(layers), model.n_layer)
-    return states_of(engine, encoder(engine, chat=chat), prompt, chosen, str(positions))
+    with exactly(model.loaded):
+        return states_of(engine, encoder(engine, chat=chat), prompt, chosen, str(positions))
 
 
 def attention(

@@ -17,7 +17,13 @@ from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import DENOISING, TokenMap
 from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import printable
-from localprobe.report.map_words import clean_line, explained, measured, quoted, what_the_lens_shows
+from localprobe.report.map_words import (
+    clean_line,
+    explained,
+    measured,
+    probability,
+    what_the_lens_shows,
+)
 from localprobe.report.terminal import visible
 
 Shown = TokenMap | Lens | Attention
@@ -89,7 +95,7 @@ def _panel(drawing: Any, axis: Any, found: Shown) -> None:
         if found.metric == "prob":
             bar = f"share of {measured(found)} that is {back}"
     elif isinstance(found, Lens):
-        bar = f"P({quoted(found.token)})"
+        bar = probability(found.token)
         title = what_the_lens_shows(found)
     else:
         bar, n_head = "attention weight", found.weights.shape[1]

@@ -282,7 +282,7 @@ def lens_html(found: Lens) -> str:
         )
 
     table = _table(found.tokens, found.layers, found.token_probs, tip)
-    head = f"logit lens: P({map_words.quoted(found.token)})"
+    head = f"logit lens: {map_words.probability(found.token)}"
     return f"<p>{_safe(head)}</p>{table}<p>{_safe(map_words.what_the_lens_shows(found))}</p>"
 
 

@@ -19,7 +19,7 @@ from localprobe.report.map_words import (
     clean_line,
     explained,
     measured,
-    quoted,
+    probability,
     what_it_found,
     what_the_lens_shows,
 )
@@ -58,7 +58,7 @@ def map_text(console: Console, found: TokenMap) -> list[Text]:
 
 def lens_text(console: Console, found: Lens) -> list[Text | Table]:
     """P of the followed token everywhere, and what the last token says, layer by layer."""
-    what = f"P({quoted(found.token)})"
+    what = probability(found.token)
     shown = found.where(_STEPS[0])
     labels = [found.tokens[position] for position in shown]
     grid = heat_map(console, labels, found.layers, found.token_probs[:, shown])
@@ -72,16 +72,22 @@ def lens_text(console: Console, found: Lens) -> list[Text | Table]:
 def lens_table(console: Console, found: Lens) -> Table:
     """What the last token says by layer: the likeliest tokens, and the one that is followed."""
     table = layer_table()
-    top = found.top_ids.shape[2]
+    kept = found.top_ids.shape[2]
+    top = max(1, min(kept, (console.width - 26) // 12))
+    if top < kept:
+        table.caption = f"no room for {kept - top} more of them: see --json"
+        table.caption_justify = "left"
     room = max(10, (console.width - 26) // top - 2)
     for place in range(top):
         table.add_column("the last token says" if not place else f"{place + 1}.", no_wrap=True)
-    followed = shortened(Text(f"P({visible(found.token.strip())})"), 14)
+    name = visible(found.token.strip(" "))
+    followed = shortened(Text(f"P({name})" if name else probability(found.token)), 14)
     table.add_column(followed, justify="right", no_wrap=True)
     table.add_column("rank", justify="right", no_wrap=True)
     for row, layer in enumerate(found.layers):
         cells = []
-        for token, share in zip(found.top_ids[row, -1], found.top_probs[row, -1], strict=True):
+        ids, probs = found.top_ids[row, -1, :top], found.top_probs[row, -1, :top]
+        for token, share in zip(ids, probs, strict=True):
             said = shortened(answered(found.vocabulary[int(token)]), room - 5)
             said.pad_right(max(0, min(room, 16) - 5 - said.cell_len))
             cells.append(Text.assemble(said, f" {share:.2f}"))

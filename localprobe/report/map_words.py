@@ -28,7 +28,21 @@ _EXPLAINED = {
 
 
 def quoted(text: str) -> str:
-    return f"`{visible(text)}`"
+    """A token in a sentence; an end token has no text."""
+    return f"`{visible(text)}`" if text else "(end)"
+
+
+def probability(text: str) -> str:
+    """P(` Paris`), or P(end)."""
+    return f"P({quoted(text)})" if text else "P(end)"
+
+
+def _name(found: TokenMap, group: int) -> str:
+    """The text of a group of tokens; where it stands, if others are called the same."""
+    text, at = found.tokens[group], found.positions[group]
+    if sum(each.strip() == text.strip() for each in found.tokens) == 1:
+        return quoted(text)
+    return f"{quoted(text)} ({at[0]})" if len(at) == 1 else f"{quoted(text)} ({at[0]}–{at[-1]})"
 
 
 def explained(found: TokenMap) -> str:
@@ -52,8 +66,8 @@ def measured(found: TokenMap) -> str:
     if found.metric == "logit-diff":
         return f"logit({answer}) - logit({quoted(found.other or '')})"
     return {
-        "prob": f"P({answer})",
-        "logprob": f"log P({answer})",
+        "prob": probability(found.answer),
+        "logprob": f"log {probability(found.answer)}",
         "rank": f"rank of {answer}",
         "kl": "KL from the clean distribution",
     }[found.metric]
@@ -100,7 +114,7 @@ def what_it_found(found: TokenMap) -> list[str]:
 
 
 def _sentence(found: TokenMap, group: int, first: int, until: int) -> str:
-    name = quoted(found.tokens[group])
+    name = _name(found, group)
     costly = found.values[:, group][found.effect()[:, group] > NEEDED]
     extreme = number(found, _extreme(found, costly))
     if found.direction == DENOISING:
@@ -140,7 +154,7 @@ def _worst(found: TokenMap, groups: list[int]) -> tuple[str, float]:
     where = f"at layer {found.layers[row]}"
     if found.patch in (KNOCKOUT, "freeze") and found.window is None:
         where = f"from layer {found.layers[row]} on"
-    what = f"{quoted(found.tokens[group])} {_DONE[found.patch]} {where}"
+    what = f"{_name(found, group)} {_DONE[found.patch]} {where}"
     return what, float(found.values[row, group])
 
 
@@ -168,6 +182,6 @@ def both(found: TokenMap, seen: Lens) -> str:
     if until > layer:
         return ""
     return (
-        f"attend first: {quoted(found.tokens[group])} is read until layer {until}; "
+        f"attend first: {_name(found, group)} is read until layer {until}; "
         f"consolidate later: {quoted(seen.token)} appears at {layer}"
     )

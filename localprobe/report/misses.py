@@ -37,6 +37,10 @@ def misses(run: Run, patch: str | None, layers: str | None) -> list[dict[str, An
     if patch is not None and patch not in run.tally.patches:
         raise LocalprobeError(f"this run has no {patch}; it has {', '.join(run.tally.patches)}")
     wanted = None if layers is None else set(parse_layers(layers, run.manifest.n_layer))
+    swept = {layer for c in run.tally.columns if c.patch == patch for layer in c.layers}
+    if wanted is not None and not wanted & swept:
+        there = ", ".join(map(str, sorted(swept)))
+        raise LocalprobeError(f"this run has no {patch} at these layers; it has {there}")
     clean = asked_of(run)
     metric = ORIGINAL if patch == SWAP else run.tally.metric
     found = [
@@ -75,12 +79,16 @@ def misses_table(
     layers = {record["layer"] for record in found}
     said = f"{what}: {len(found)} wrong of the {answers} answers"
     if patch is not None:
-        said = f"{what}: {len(found)} wrong answers at {len(layers)} layers"
+        said = f"{what}: {_count(len(found), 'wrong answer')} at {_count(len(layers), 'layer')}"
     table = _table(console, patch, found)
     parts: list[RenderableType] = [head, Text(said), table]
     if not any(record["right"] for record in found):
         parts.append(Text("This run is of a version that did not write down what was asked."))
     return Group(*parts)
+
+
+def _count(n: int, what: str) -> str:
+    return f"1 {what}" if n == 1 else f"{n} {what}s"
 
 
 def _table(console: Console, patch: str | None, found: Sequence[Mapping[str, Any]]) -> Table:

@@ -191,8 +191,9 @@ def shortened(text: Text, width: int) -> Text:
 
 def answered(text: str) -> Text:
     """An answer as it is shown: without the spaces around it; marked where there is none."""
-    shown = visible(text.strip(" "))
-    return Text(shown) if shown else Text("(end)", style="dim")
+    if shown := visible(text.strip(" ")):
+        return Text(shown)
+    return Text("(space)" if text else "(end)", style="dim")
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,17 @@ def test_it_fits_and_reads_without_colour(
     assert any(line.startswith("clean answer") for line in lines)
     if encoding == "ascii":
         assert "≥" not in out
+
+
+@pytest.mark.parametrize(("columns", "kept"), [(40, 1), (80, 4), (200, 8)])
+def test_of_the_likeliest_tokens_whole_numbers_are_shown_or_none(
+    run: Run, columns: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = run("lens", "--top", "8", "--layers", "3")
+    (row,) = [line for line in out.splitlines() if line.startswith("    3  ")]
+    assert code == 0 and len(re.findall(r" 0\.\d\d\b", row)) == kept + 1
+    assert (f"no room for {8 - kept} more" in out) == (kept < 8)
 
 
 def test_layers_that_do_not_fit_share_a_column() -> None:

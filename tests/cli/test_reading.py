@@ -439,7 +439,9 @@ def test_misses(tiny_run: Command, command: Command) -> None:
     code, out, _ = command("show", "one", "--misses", "-p", "swap")
     assert "swap: 6 wrong answers at 2 layers" in out
     assert "Albania → Algeria" in out
+    # Layers that were not swept have no wrong answers, and no right ones.
     for wrong, message in (
+        (["--misses", "-p", "freeze", "--layers", "0,3"], "no freeze at these layers; it has 1, 2"),
         (["--misses", "-p", "skip"], "this run has no skip; it has freeze, swap"),
         (["--misses", "--layers", "1"], "add --patch NAME"),
         (["--patch", "freeze"], "are for --misses"),

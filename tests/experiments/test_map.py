@@ -12,7 +12,7 @@ from helpers import oracle, spaced, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localprobe import LocalprobeError, Model, attention, lens, token_map
+from localprobe import LocalprobeError, Model, attention, lens, states, token_map
 from localprobe.api import map_answer
 from localprobe.engine.answers import softmax
 from localprobe.engine.full import FullEngine
@@ -252,8 +252,12 @@ def test_a_model_with_flash_attention_is_exact_for_a_while(
 ) -> None:
     with Model(tiny_file("llama"), threads=1, attention="flash") as flash:
         found = token_map(flash, PROMPT)
+        seen, kept = lens(flash, PROMPT), states(flash, PROMPT)
         assert flash.loaded.model.attention == "flash"
     np.testing.assert_array_equal(found.values, token_map(model, PROMPT).values)
+    # As on the command line, which has no other way for these.
+    np.testing.assert_array_equal(seen.token_probs, lens(model, PROMPT).token_probs)
+    np.testing.assert_array_equal(kept.values, states(model, PROMPT).values)
 
 
 def test_they_show_themselves(model: Model, tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ import pytest
 
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import TokenMap
-from localprobe.report.map_words import both, what_it_found, what_the_lens_shows
+from localprobe.report.map_words import (
+    both,
+    clean_line,
+    measured,
+    quoted,
+    what_it_found,
+    what_the_lens_shows,
+)
 
 
 def a_map(values: list[list[float]], layers: list[int], n_layer: int, **more: object) -> TokenMap:
@@ -114,3 +121,19 @@ def test_attend_first_is_said_of_whole_maps_alone() -> None:
     found, seen = a_map(cells, [0, 1, 2], 3), a_lens([False, False, True], [0, 1, 2], 3)
     assert both(found, seen).startswith("attend first: `a` is read until layer 1; consolidate")
     assert not both(a_map(cells, [0, 4, 8], 9), a_lens([False, False, True], [0, 4, 8], 9))
+
+
+def test_tokens_that_stand_twice_are_told_apart() -> None:
+    cells = [[LOST, 0.6], [THERE, THERE]]
+    found = a_map(cells, [0, 1], 2, tokens=(" b", "b"), positions=((0,), (1, 2)))
+    needed, others = what_it_found(found)
+    assert needed.startswith("` b` (0) is needed until layer 1")
+    assert others.endswith("(`b` (1–2) hidden from layer 0 on)")
+    assert both(found, a_lens([False, True], [0, 1], 2)).startswith("attend first: ` b` (0) is")
+
+
+def test_an_end_token_has_a_name() -> None:
+    assert quoted("") == "(end)" and quoted(" ") == "` `"
+    found = a_map([[LOST, THERE]], [0], 1, answer="")
+    assert clean_line(found) == "clean answer: (end), P = 0.80"
+    assert measured(found) == "P(end)"

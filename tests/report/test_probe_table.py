@@ -9,6 +9,7 @@ from rich.console import Console
 
 from localprobe.experiments.probe import Draw, ProbeRow
 from localprobe.report.probe_table import probe_legend, probe_summary, probe_table
+from localprobe.report.terminal import answered
 
 N_LAYER = 4
 
@@ -105,3 +106,12 @@ def test_the_summary_says_where_not_all_layers_are_shown() -> None:
     some = [drawn("random", 3, 0.1, 0.2, 0.9)]
     said = str(probe_summary(some, N_LAYER))
     assert said == "random another answer at layer 3, the last one shown, in 2 of 3 draws"
+
+
+def test_an_answer_of_spaces_is_no_end() -> None:
+    assert [answered(text).plain for text in ("", " ", "  ", " a ")] == [
+        "(end)",
+        "(space)",
+        "(space)",
+        "a",
+    ]

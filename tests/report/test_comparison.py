@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console, Group
 
@@ -134,6 +134,7 @@ swept = st.integers(2, 40).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(swept, st.lists(st.sampled_from([0, 0.8, 0.9, 1]), min_size=40)), min_size=2)
 )
@@ -164,6 +165,7 @@ def test_what_is_claimed_is_what_each_runs_own_table_claims(
                 assert place.row * n_layer <= layer * place.n_rows < (place.row + 1) * n_layer
 
 
+@settings(deadline=None)
 @given(swept, swept, st.data())
 def test_the_true_shift_is_within_the_range(
     one: tuple[int, list[int]], other: tuple[int, list[int]], data: st.DataObject

@@ -13,10 +13,12 @@ from localprobe.files.foreign import escaped, printable
 from localprobe.report import documents
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
+from localprobe.report.maps_view import maps_record, maps_text
 from localprobe.report.misses import misses, misses_table
 from localprobe.report.score_table import report
 from localprobe.report.terminal import print_document, say, stdout_console
 from localprobe.runs import results
+from localprobe.runs.maps import Maps, is_maps, merge_maps, read_maps
 from localprobe.runs.merging import merge as merge_runs
 from localprobe.runs.results import Run
 from localprobe.runs.shard import WHOLE
@@ -33,6 +35,9 @@ def show(
 ) -> None:
     if not only_misses and (patch, layers) != (None, None):
         raise LocalprobeError("--patch and --layers are for --misses")
+    if not only_misses and metric is None and (maps := _maps(paths)):
+        _show_maps(maps, json=json)
+        return
     runs = [run.by_metric(metric) for run in _runs(paths)]
     if only_misses:
         _show_misses(runs, patch, layers, json=json)
@@ -48,6 +53,19 @@ def show(
         console.print(
             report(console, run.tally, run.manifest.title, run.manifest.n_layer, run.so_far)
         )
+
+
+def _show_maps(found: Sequence[Maps], *, json: bool) -> None:
+    if json:
+        records = [maps_record(each) for each in found]
+        print_document(records[0] if len(records) == 1 else records)
+        return
+    console = stdout_console()
+    for number, each in enumerate(found):
+        if number:
+            console.print()
+        for line in maps_text(console, each):
+            console.print(line)
 
 
 def _show_misses(runs: Sequence[Run], patch: str | None, layers: str | None, *, json: bool) -> None:
@@ -103,6 +121,12 @@ def plot(paths: Sequence[Path], output: Path, metric: str | None) -> None:
         raise LocalprobeError(f"matplotlib cannot be loaded: {printable(str(error))}") from None
     if output.suffix.lower() not in KINDS:
         raise LocalprobeError(f"{output}: the figure must be one of {', '.join(KINDS)}")
+    if metric is None and (maps := _maps(paths)):
+        from localprobe.report.map_figure import save
+
+        save([_with_rows(each) for each in maps], output)
+        say(f"wrote {output}")
+        return
     save_figure([run.by_metric(metric) for run in _runs(paths)], output)
     say(f"wrote {output}")
 
@@ -118,10 +142,27 @@ def merge(paths: Sequence[Path], out: Path) -> None:
             raise LocalprobeError(f"not every folder holds a run {name or 'of its own'}")
     for name, folders in groups.items():
         target = out / name if name else out
+        if all(map(is_maps, folders)):
+            say(f"wrote {len(merge_maps(folders, target).rows)} rows to {target}")
+            continue
         run = merge_runs(folders, target)
         shard = run.manifest.data["experiment"]["shard"]
         missing = "" if shard == str(WHOLE) else f"; these are not all shards, only {shard}"
         say(f"wrote {len(run.rows)} rows to {target}{missing}")
+
+
+def _maps(paths: Sequence[Path]) -> list[Maps]:
+    """The maps over tasks in these folders; empty where any holds a sweep."""
+    folders = [folder for path in paths for folder in results.run_folders(path)]
+    if not all(map(is_maps, folders)):
+        return []
+    return [read_maps(folder) for folder in folders]
+
+
+def _with_rows(found: Maps) -> Maps:
+    if not found.used:
+        raise LocalprobeError(f"{found.path}: no example of it is done yet")
+    return found
 
 
 def _runs(paths: Sequence[Path]) -> list[Run]:

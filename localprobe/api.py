@@ -1,5 +1,5 @@
-"""The library: Model, probe, swap, token_map, lens, attention, states, sweep, load_run. The command
-line is a thin layer over it.
+"""The library: Model, probe, swap, token_map, map_task, lens, attention, states, sweep, load_run.
+The command line is a thin layer over it.
 
 from localprobe import Model, sweep
 

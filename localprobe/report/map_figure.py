@@ -91,9 +91,8 @@ def _panel(drawing: Any, axis: Any, found: Shown) -> None:
         if found.metric == "prob":
             bar = f"share of {measured(found)} that is {back}"
     elif isinstance(found, Maps):
-        title = (
-            f"{found.manifest.title}\n{maps_view.explained(found)}\n{maps_view.clean_line(found)}"
-        )
+        done = maps_view.explained(found).replace("; ", "\n")
+        title = f"{found.manifest.title}\n{done}\n{maps_view.clean_line(found)}"
         bar = "mean share of the answer that is lost"
     elif isinstance(found, Lens):
         bar = f"P({quoted(found.token)})"

@@ -37,10 +37,11 @@ def maps_text(console: Console, found: Maps) -> list[Text]:
     lines.append(Text(clean_line(found), style="bold"))
     if not found.used:
         return lines
-    labels = [f"{role} {found.n_of(role)}" for role in found.roles]
-    if len({found.n_of(role) for role in found.roles}) == 1:
-        labels = found.roles
-    grid = heat_map(console, labels, found.layers, found.effects.mean)
+    grid = heat_map(console, found.roles, found.layers, found.effects.mean)
+    few = [role for role in found.roles if found.n_of(role) < len(found.used)]
+    if few:
+        counted = ", ".join(f"{role}: {found.n_of(role)}" for role in few)
+        grid.append(Text(f"examples that have such a token, where not all: {counted}", style="dim"))
     what = f"of the answer is lost, by {_MEASURED[found.metric]}; mean over examples"
     lines += [Text(), *grid, legend(console, what), Text()]
     return [*lines, *(Text(line) for line in what_they_show(found))]
@@ -89,7 +90,7 @@ def what_they_show(found: Maps) -> list[str]:
         mean, low, high = (each[row, column] for each in (effects.mean, effects.low, effects.high))
         who = "no other role" if lines else "no role"
         lines.append(
-            f"{who} surely costs more than half of the answer: at most {mean:.0%} "
+            f"{who} surely costs more than half of the answer: at worst {mean:.0%} "
             f"[{low:.0%}, {high:.0%}] is lost ({found.roles[column]} "
             f"{DONE[found.patch]} {_where(found, int(row))})"
         )

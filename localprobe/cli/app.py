@@ -338,6 +338,7 @@ def token_map(
             "--direction": direction != "noising",
             "--against-answer": against_answer is not None,
             "--generated": generated,
+            "--max-tokens": max_tokens != 8,
             "--lens": lens,
         }.items():
             if given:

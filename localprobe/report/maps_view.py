@@ -22,6 +22,10 @@ from localprobe.report.terminal import visible
 from localprobe.runs.maps import Maps
 
 SUFFIXES = (*FIGURES, ".csv", ".npz")
+ENOUGH = 6
+"""Of fewer examples nothing is claimed: even if all lie on one side of half, that may be chance (of
+five, with probability 2 / 2**5 > 5 %), and resamples of so few are all alike.
+"""
 _SHORT = {"prob": "P", "logprob": "log P", "rank": "rank", "kl": "KL"}
 _MEASURED = {
     "prob": "P(answer)",
@@ -70,7 +74,10 @@ def what_they_show(found: Maps) -> list[str]:
     "Needed": where more than half of the answer is lost, in the mean over examples.
     """
     effects, lines, others = found.effects, list[str](), list[int]()
+    few = [role for role in found.roles if found.n_of(role) < ENOUGH]
     for column, role in enumerate(found.roles):
+        if role in few:
+            continue
         until = [
             _until(found, ends[:, column] > NEEDED)
             for ends in (effects.low, effects.mean, effects.high)
@@ -94,9 +101,12 @@ def what_they_show(found: Maps) -> list[str]:
             f"[{low:.0%}, {high:.0%}] is lost ({found.roles[column]} "
             f"{DONE[found.patch]} {_where(found, int(row))})"
         )
-    if len(found.used) == 1:
-        lines.append("one example says nothing of the others: take more of them with -n")
-    else:
+    if len(few) == len(found.roles):
+        lines.append(f"of fewer than {ENOUGH} examples nothing is claimed: take more with -n")
+    elif few:
+        named = ", ".join(f"{role} ({found.n_of(role)})" for role in few)
+        lines.append(f"too few examples to say anything of {named}")
+    if len(few) < len(found.roles):
         lines.append("in brackets: 95 % intervals over examples, each cell by itself")
     return lines
 

@@ -309,9 +309,9 @@ def test_a_damaged_manifest_is_said(
 
 def test_words_claim_only_what_the_intervals_carry(model: Model, own: dict[str, Any]) -> None:
     found = whole(model, own, None)
-    (first, *_), n = found.used, 20
+    first = found.used[0]
 
-    def made(effect: Callable[[int, int], float]) -> str:
+    def made(effect: Callable[[int, int], float], n: int = 20) -> str:
         """What is said where n examples have these effects, (example, layer), of all roles."""
         rows = []
         for number in range(n):
@@ -325,9 +325,10 @@ def test_words_claim_only_what_the_intervals_carry(model: Model, own: dict[str, 
     assert "subject last is needed until layer 2 (50% of depth) [2, 3]; hidden" in open_end
     unsure = made(lambda number, k: 0.0 if number % 5 > 2 else 0.9)
     assert "needed" not in unsure and "no role surely costs more than half" in unsure
-    n = 1
-    assert "one example says nothing of the others" in made(lambda number, k: 0.9)
-    assert "is needed" not in made(lambda number, k: 0.9)
+    assert "subject last is needed" in made(lambda number, k: 0.9, 6)
+    for n in (1, 5):
+        said = made(lambda number, k: 0.9, n)
+        assert said == "of fewer than 6 examples nothing is claimed: take more with -n"
 
 
 @pytest.mark.parametrize("columns", [40, 80])

@@ -1,5 +1,5 @@
-"""The library: Model, probe, swap, token_map, lens, attention, states, sweep, transition, load_run.
-The command line is a thin layer over it.
+"""The library: Model, probe, swap, token_map, map_task, lens, attention, states, sweep, transition,
+load_run. The command line is a thin layer over it.
 
 from localprobe import Model, sweep
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -35,7 +36,9 @@ from localprobe.experiments.attention import Attention
 from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import MapPlan, TokenMap
+from localprobe.experiments.map_sweep import MapSweep, check_plan
 from localprobe.experiments.probe import Injection, ProbeRow
+from localprobe.experiments.roles import ROLES
 from localprobe.experiments.states import States, donor_from_file, is_states_file, states_of
 from localprobe.experiments.swap import Parting, SwapPlan, SwapRow
 from localprobe.models.opening import (
@@ -55,6 +58,8 @@ from localprobe.runs.display import shown_by
 from localprobe.runs.folder import RunFolder
 from localprobe.runs.frames import pandas_frame, polars_frame
 from localprobe.runs.manifest import Manifest, new_manifest, now
+from localprobe.runs.maps import MapFolder, MapRow, Maps, rows_of
+from localprobe.runs.maps import new_manifest as map_manifest
 from localprobe.runs.results import Run, read_run
 from localprobe.runs.rows import Row
 
@@ -625,6 +630,117 @@ def attention(
     chosen = parse_layers(layers_text(layers), model.n_layer)
     with exactly(model.loaded):
         return attending.attend(model.loaded.model, prompt, encode.tokens(prompt), chosen)
+
+
+class RunningMaps:
+    """Maps over a task set going on a model, written to a folder if one is given.
+
+    with RunningMaps(model, task, plan, …) as running:
+        for row in running.rows(): …      # MapRow, or None where one was tried for another shard
+        maps = running.found()
+
+    experiment: the task, layers, n, seed, data, template, chat and shard; its patches and metric
+    are taken from the plan.
+    """
+
+    def __init__(
+        self, model: Model, experiment: Experiment, plan: MapPlan, out: Path | None = None
+    ) -> None:
+        check_plan(plan)
+        plan = replace(plan, metric=plan.metric or "prob", seed=experiment.seed)
+        experiment = replace(experiment, patches=(plan.patch,), metric=plan.metric)
+        self._stack = ExitStack()
+        self._folder: MapFolder | None = None
+        self._found = list[MapRow]()
+        self._stack.enter_context(exactly(model.loaded))
+        try:
+            # Other batches would round differently, and so be other rows.
+            engine = model.engine(1)
+            self.sweep = MapSweep(
+                engine,
+                partial(model.prompt, hides=plan.patch == mapping.KNOCKOUT),
+                encoder(engine, chat=experiment.chat),
+                experiment.build_task(),
+                plan,
+                parse_layers(experiment.layers, model.n_layer),
+                n=experiment.n,
+                shard=experiment.shard,
+            )
+            self.manifest: Manifest = map_manifest(
+                model_record(model.loaded),
+                {**experiment.record(), "window": plan.window},
+                engine=engine,
+                layers=self.sweep.layers,
+                roles=ROLES,
+                n_examples=self.sweep.n_examples,
+            )
+            if out is not None:
+                self._folder = MapFolder(out, self.manifest)
+                self._stack.callback(self._folder.close)
+                self.manifest = self._folder.manifest
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> RunningMaps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def rows(self) -> Iterator[MapRow | None]:
+        """Every row as it is found, those that were there already first."""
+        known = () if self._folder is None else self._folder.known
+        for row in rows_of(self._folder, self.sweep.run(known)):
+            if row is not None:
+                self._found.append(row)
+            yield row
+        tried, used = self.sweep.tried, self.sweep.used
+        if self._folder is not None:
+            self._folder.end(tried=tried, used=used)
+        else:
+            counts = {"rows": len(self._found), "tried": tried, "used": used}
+            self.manifest.data.update(ended=now(), counts=counts)
+
+    def found(self) -> Maps:
+        """What was found so far."""
+        path = None if self._folder is None else self._folder.path
+        return Maps(self.manifest, self._found, path)
+
+
+def map_task(
+    model: Model,
+    task: str,
+    patch: str = mapping.KNOCKOUT,
+    metric: str = "prob",
+    *,
+    window: int | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Maps:
+    """Maps of a task's examples, averaged: their tokens are aligned by their role to the subject.
+
+    The examples are those that the clean model answers right. patch: knockout, random, shuffle or
+    freeze. metric: prob, logprob, rank or kl. settings: those of `Experiment` that ask for layers,
+    n, seed, template, data, chat or shard. out: a folder to write to, or to go on in.
+    Raises LocalprobeError for anything that cannot be done.
+    """
+    from tqdm.auto import tqdm
+
+    if settings.get("data") is not None:
+        settings["data"] = Path(settings["data"])
+    if "layers" in settings:
+        settings["layers"] = layers_text(settings["layers"])
+    experiment = Experiment(task, (patch,), **settings)
+    plan = MapPlan(patch, metric, window=window)
+    with (
+        RunningMaps(model, experiment, plan, None if out is None else Path(out)) as running,
+        tqdm(total=running.sweep.expected, desc=f"map {task}", disable=not progress) as bar,
+    ):
+        for _ in running.rows():
+            bar.update(running.sweep.used - bar.n)
+        return running.found()
 
 
 class RunningSweep:

@@ -256,7 +256,9 @@ def swap(
 @_command(f"localprobe map '{_EXAMPLE_PROMPT}' --lens", "map")
 @choosing_a_model(without=("attention",))
 def token_map(
-    prompt: Prompt,
+    prompt: Annotated[
+        Optional[str], typer.Argument(metavar="PROMPT", help=PROMPT_HELP, show_default=False)
+    ] = None,
     patch: Annotated[
         str,
         typer.Option(
@@ -312,6 +314,26 @@ def token_map(
     ] = False,
     max_tokens: MaxTokens = 8,
     lens: Annotated[bool, typer.Option("--lens", help="The logit lens under the map.")] = False,
+    task: Annotated[
+        Optional[str],
+        typer.Option(
+            help="No PROMPT, but the mean over a task's examples, tokens aligned by role: "
+            "capitals, jsonl.",
+            autocompletion=completion.tasks,
+        ),
+    ] = None,
+    n: Annotated[
+        Optional[int],
+        typer.Option("-n", metavar="N", help="With --task: the first N examples.", min=1),
+    ] = None,
+    data: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="With --task: its data.")
+    ] = None,
+    template: Annotated[
+        Optional[str], typer.Option(help="With --task: another prompt, as of `sweep`.")
+    ] = None,
+    out: Out = None,
+    shard: ShardOption = "1/1",
     output: MapOutput = None,
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     seed: Seed = 0,
@@ -321,6 +343,50 @@ def token_map(
     """Which token is needed until which layer: layers x tokens."""
     from localprobe.cli import maps
 
+    if task is not None:
+        for name, given in {
+            "PROMPT": prompt is not None,
+            "--group": group != "words",
+            "--against": against is not None,
+            "--swap": swap is not None,
+            "--direction": direction != "noising",
+            "--against-answer": against_answer is not None,
+            "--generated": generated,
+            "--max-tokens": max_tokens != 8,
+            "--lens": lens,
+        }.items():
+            if given:
+                raise LocalprobeError(f"{name} is for the map of one prompt, without --task")
+        from localprobe.experiments.experiment import Experiment
+        from localprobe.experiments.map import MapPlan
+        from localprobe.prompts.encoder import unescape
+        from localprobe.runs.shard import parse_shard
+
+        experiment = Experiment(
+            task,
+            (patch.lower(),),
+            layers,
+            n=n,
+            seed=seed,
+            template=None if template is None else unescape(template),
+            data=data,
+            chat=chat,
+            shard=parse_shard(shard),
+        )
+        plan = MapPlan(patch.lower(), metric and metric.lower(), window=window, seed=seed)
+        maps.map_task(experiment, choice, plan, out=out, output=output, json=json)
+        return
+    for name, given in {
+        "-n": n is not None,
+        "--data": data is not None,
+        "--template": template is not None,
+        "--out": out is not None,
+        "--shard": shard != "1/1",
+    }.items():
+        if given:
+            raise LocalprobeError(f"{name} is for maps over a task: add --task capitals")
+    if prompt is None:
+        raise LocalprobeError("there is no PROMPT, and no --task; see localprobe map --help")
     maps.map_prompt(
         prompt,
         choice,

@@ -14,9 +14,10 @@ from localprobe import api
 from localprobe.cli.options import ModelChoice
 from localprobe.engine.layers import parse_layers
 from localprobe.errors import LocalprobeError
-from localprobe.experiments.experiment import encoder
+from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import MapPlan, TokenMap
+from localprobe.experiments.map_sweep import check_plan
 from localprobe.experiments.probe import find_position
 from localprobe.experiments.states import read_prompts
 from localprobe.experiments.states import write_states as write_states_of
@@ -33,6 +34,7 @@ from localprobe.report.map_view import (
     title_line,
 )
 from localprobe.report.map_words import quoted
+from localprobe.report.maps_view import check_maps_output, maps_record, maps_text, write_maps
 from localprobe.report.terminal import print_document, say, stdout_console, visible
 from localprobe.runs.manifest import described
 
@@ -90,6 +92,50 @@ def map_prompt(
             show_lens(console, seen, table=False)
             if title := title_line(found[0], seen):
                 console.print(title)
+
+
+def map_task(
+    experiment: Experiment,
+    choice: ModelChoice,
+    plan: MapPlan,
+    *,
+    out: Path | None,
+    output: Path | None,
+    json: bool,
+) -> None:
+    """Maps of a task's examples, averaged."""
+    check_plan(plan)
+    experiment.build_task()
+    if output is not None:
+        check_maps_output(output)
+    with exact(choice).open() as opened:
+        with api.RunningMaps(opened, experiment, plan, out) as running:
+            shown = tqdm(
+                total=running.sweep.expected,
+                unit="example",
+                leave=False,
+                disable=None,
+                dynamic_ncols=True,
+                delay=1.0,
+            )
+            with shown:
+                try:
+                    for _ in running.rows():
+                        shown.update(running.sweep.used - shown.n)
+                except KeyboardInterrupt:
+                    if out is not None:
+                        say(f"what is done is in {out}; to go on, run it again with --out {out}")
+                    raise
+            found = running.found()
+        if output is not None:
+            write_maps(output, found)
+            say(f"wrote {output}")
+        if json:
+            print_document(maps_record(found))
+            return
+        console = stdout_console()
+        for line in maps_text(console, found):
+            console.print(line)
 
 
 def lens_prompt(

@@ -16,7 +16,8 @@ from localprobe.files.foreign import escaped, printable
 from localprobe.report import documents, run_view
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
-from localprobe.report.map_records import read_maps
+from localprobe.report.map_records import read_maps as read_map_file
+from localprobe.report.maps_view import maps_record, maps_text
 from localprobe.report.misses import misses, misses_table
 from localprobe.report.run_page import run_page
 from localprobe.report.score_table import report as score_report
@@ -24,6 +25,7 @@ from localprobe.report.terminal import print_document, say, size_text, stdout_co
 from localprobe.runs import results
 from localprobe.runs.folder import GrowingRows
 from localprobe.runs.manifest import MANIFEST
+from localprobe.runs.maps import Maps, is_maps, merge_maps, read_maps
 from localprobe.runs.merging import merge as merge_runs
 from localprobe.runs.results import Run
 from localprobe.runs.shard import WHOLE
@@ -40,6 +42,9 @@ def show(
 ) -> None:
     if not only_misses and (patch, layers) != (None, None):
         raise LocalprobeError("--patch and --layers are for --misses")
+    if not only_misses and metric is None and (maps := _maps(paths)):
+        _show_maps(maps, json=json)
+        return
     runs = [run.by_metric(metric) for run in _runs(paths)]
     if only_misses:
         _show_misses(runs, patch, layers, json=json)
@@ -72,6 +77,19 @@ def follow(paths: Sequence[Path], metric: str | None) -> None:
             run_view.follow(growing[0], metric)
     finally:
         show(paths, metric, only_misses=False, patch=None, layers=None, json=False)
+
+
+def _show_maps(found: Sequence[Maps], *, json: bool) -> None:
+    if json:
+        records = [maps_record(each) for each in found]
+        print_document(records[0] if len(records) == 1 else records)
+        return
+    console = stdout_console()
+    for number, each in enumerate(found):
+        if number:
+            console.print()
+        for line in maps_text(console, each):
+            console.print(line)
 
 
 def _show_misses(runs: Sequence[Run], patch: str | None, layers: str | None, *, json: bool) -> None:
@@ -127,6 +145,12 @@ def plot(paths: Sequence[Path], output: Path, metric: str | None, *, transitions
         raise LocalprobeError(f"matplotlib cannot be loaded: {printable(str(error))}") from None
     if output.suffix.lower() not in KINDS:
         raise LocalprobeError(f"{output}: the figure must be one of {', '.join(KINDS)}")
+    if metric is None and (maps := _maps(paths)):
+        from localprobe.report.map_figure import save
+
+        save([_with_rows(each) for each in maps], output)
+        say(f"wrote {output}")
+        return
     found = [run.by_metric(metric) for run in _runs(paths)]
     save_figure(found, output, transitions=transitions)
     say(f"wrote {output}")
@@ -146,7 +170,7 @@ def report(
     if not output.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output.parent))
     runs = [run.by_metric(metric) for run in _runs(paths)]
-    found = [each for file in maps for each in read_maps(file)]
+    found = [each for file in maps for each in read_map_file(file)]
     text = run_page(runs, examples, title=title, maps=found)
     write_atomically(output, text)
     say(f"wrote {output}, {size_text(output.stat().st_size)}")
@@ -168,7 +192,7 @@ def browse(paths: Sequence[Path]) -> None:
     there = []
     for path in paths or [Path()]:
         if path.is_file():
-            there += [Opened(str(path), found=each) for each in read_maps(path)]
+            there += [Opened(str(path), found=each) for each in read_map_file(path)]
         else:
             folders = runs_below(path)
             there += [Opened(str(each), partial(results.read_run, each)) for each in folders]
@@ -199,10 +223,27 @@ def merge(paths: Sequence[Path], out: Path) -> None:
             raise LocalprobeError(f"not every folder holds a run {name or 'of its own'}")
     for name, folders in groups.items():
         target = out / name if name else out
+        if all(map(is_maps, folders)):
+            say(f"wrote {len(merge_maps(folders, target).rows)} rows to {target}")
+            continue
         run = merge_runs(folders, target)
         shard = run.manifest.data["experiment"]["shard"]
         missing = "" if shard == str(WHOLE) else f"; these are not all shards, only {shard}"
         say(f"wrote {len(run.rows)} rows to {target}{missing}")
+
+
+def _maps(paths: Sequence[Path]) -> list[Maps]:
+    """The maps over tasks in these folders; empty where any holds a sweep."""
+    folders = [folder for path in paths for folder in results.run_folders(path)]
+    if not all(map(is_maps, folders)):
+        return []
+    return [read_maps(folder) for folder in folders]
+
+
+def _with_rows(found: Maps) -> Maps:
+    if not found.used:
+        raise LocalprobeError(f"{found.path}: no example of it is done yet")
+    return found
 
 
 def _runs(paths: Sequence[Path]) -> list[Run]:

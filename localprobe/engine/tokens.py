@@ -47,12 +47,14 @@ class Act:
 
     at: their positions, ascending; never the last one. intervention: what is written to them; None
     where they are hidden from the last token. window: for how many layers; None for as many as
-    the intervention has, and up to the last one where they are hidden.
+    the intervention has, and up to the last one where they are hidden. example: what random draws
+    depend on, as in a sweep.
     """
 
     at: tuple[int, ...]
     intervention: Intervention | None = None
     window: int | None = None
+    example: int = 0
 
     @property
     def first_layer(self) -> int:
@@ -75,7 +77,7 @@ class Act:
 
         def edit_at(each: int) -> Edit:
             assert self.intervention is not None
-            return self.intervention.edit(each, n_layer=n_layer, example=0, start=start)
+            return self.intervention.edit(each, n_layer=n_layer, example=self.example, start=start)
 
         edit = edit_at(layer)
         if self.window is None:

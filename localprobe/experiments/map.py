@@ -189,9 +189,11 @@ class Measure:
         return float(values[0]), float(probs[0])
 
 
-def groups_of(
-    encoder: Encoder, tokens: Sequence[int], group: str
-) -> list[tuple[str, tuple[int, ...]]]:
+Group = tuple[str, tuple[int, ...]]
+"""A name, and positions of past tokens that are acted on together."""
+
+
+def groups_of(encoder: Encoder, tokens: Sequence[int], group: str) -> list[Group]:
     """The past tokens of a prompt in groups: their text, their positions."""
     pieces = encoder.pieces(tokens)
     found = word_groups(pieces) if group == "words" else [[p] for p in range(len(tokens))]
@@ -248,6 +250,7 @@ def acts_of(
     seed: int,
     window: int | None,
     donor: FloatArray | None,
+    example: int = 0,
 ) -> list[Act]:
     """What is done to each group of tokens. donor: (n_layer, n_tokens, n_embd), for a swap."""
     if patch == KNOCKOUT:
@@ -257,7 +260,7 @@ def acts_of(
         states = dict(enumerate(donor))
         return [Act(at, Inject(states, at, at), window) for at in positions]
     whole = interventions.by_name(patch, seed)
-    return [Act(at, only_at(whole, at), window) for at in positions]
+    return [Act(at, only_at(whole, at), window, example) for at in positions]
 
 
 def fill(
@@ -345,9 +348,12 @@ def make_map(
     layers: Sequence[int],
     progress: Progress = lambda cells, total: cells,
     written: Sequence[int] = (),
+    groups: Sequence[Group] | None = None,
+    example: int = 0,
 ) -> TokenMap:
     """The map of a prompt. written: tokens of its answer, taken as a part of the prompt.
 
+    groups: of past tokens; those of the plan if None. example: what random draws depend on.
     Raises LocalprobeError where the plan does not fit the prompt.
     """
     tokens = [*encoder.tokens(text), *written]
@@ -389,9 +395,15 @@ def make_map(
                 raise LocalprobeError(f"{plan.against_answer!r} begins as the answer itself does")
         metric = plan.metric or ("prob" if other is None else "logit-diff")
     measure = Measure(metric, answer, other, clean)
-    groups = groups_of(encoder, prompt.tokens, plan.group)
+    if groups is None:
+        groups = groups_of(encoder, prompt.tokens, plan.group)
     acts = acts_of(
-        plan.patch, [at for _, at in groups], seed=plan.seed, window=plan.window, donor=donor
+        plan.patch,
+        [at for _, at in groups],
+        seed=plan.seed,
+        window=plan.window,
+        donor=donor,
+        example=example,
     )
     if donor is not None:
         groups = [(_both(model, label, at, source.tokens), at) for label, at in groups]

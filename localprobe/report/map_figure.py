@@ -17,6 +17,7 @@ from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import DENOISING, TokenMap
 from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import printable
+from localprobe.report import maps_view
 from localprobe.report.map_words import (
     clean_line,
     explained,
@@ -25,8 +26,9 @@ from localprobe.report.map_words import (
     what_the_lens_shows,
 )
 from localprobe.report.terminal import visible
+from localprobe.runs.maps import Maps
 
-Shown = TokenMap | Lens | Attention
+Shown = TokenMap | Lens | Attention | Maps
 FORMATS = (".png", ".svg", ".pdf")
 _LONGEST = 24
 _SHOWN = 0.1
@@ -94,6 +96,10 @@ def _panel(drawing: Any, axis: Any, found: Shown) -> None:
         bar = f"share {back}, by {measured(found)}"
         if found.metric == "prob":
             bar = f"share of {measured(found)} that is {back}"
+    elif isinstance(found, Maps):
+        done = maps_view.explained(found).replace("; ", "\n")
+        title = f"{found.manifest.title}\n{done}\n{maps_view.clean_line(found)}"
+        bar = "mean share of the answer that is lost"
     elif isinstance(found, Lens):
         bar = probability(found.token)
         title = what_the_lens_shows(found)
@@ -118,6 +124,8 @@ def _shares(found: Shown) -> Any:
     """(across, down)"""
     if isinstance(found, TokenMap):
         return found.effect()
+    if isinstance(found, Maps):
+        return found.effects.mean
     if isinstance(found, Lens):
         return found.token_probs[:, found.where(_SHOWN)]
     return found.mean().T
@@ -127,6 +135,8 @@ def _tokens(found: Shown) -> list[str]:
     """Its rows; of a lens, the tokens on which there is something to see."""
     if isinstance(found, Lens):
         return [found.tokens[position] for position in found.where(_SHOWN)]
+    if isinstance(found, Maps):
+        return [f"{role} ({found.n_of(role)})" for role in found.roles]
     return list(found.tokens)
 
 

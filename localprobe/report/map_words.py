@@ -11,14 +11,14 @@ from localprobe.report.terminal import visible
 
 _MOST = 6
 
-_DONE = {
+DONE = {
     "knockout": "hidden",
     "random": "turned to noise",
     "shuffle": "shuffled",
     "freeze": "frozen",
     "swap": "swapped",
 }
-_EXPLAINED = {
+EXPLAINED = {
     "knockout": "the last token does not attend to the token",
     "random": "the token's state is noise of its norm",
     "shuffle": "the token's state has its components permuted",
@@ -49,14 +49,14 @@ def explained(found: TokenMap) -> str:
     """What is done in a cell."""
     to_the_end = found.patch in (KNOCKOUT, "freeze")
     window = found.window or (None if to_the_end else 1)
-    where = "from layer k on" if window is None else _in_layers(window)
+    where = "from layer k on" if window is None else in_layers(window)
     run = ""
     if found.patch == SWAP:
         run = ", in the run of the " + ("second" if found.direction == DENOISING else "first")
-    return f"{found.patch}: {where}, {_EXPLAINED[found.patch]}{run}"
+    return f"{found.patch}: {where}, {EXPLAINED[found.patch]}{run}"
 
 
-def _in_layers(window: int) -> str:
+def in_layers(window: int) -> str:
     return "at layer k" if window == 1 else f"in {window} layers from k on"
 
 
@@ -131,7 +131,7 @@ def _sentence(found: TokenMap, group: int, first: int, until: int) -> str:
         where = f"up to layer {shown[-1]}, the last one shown"
     if first > shown[0]:
         where += f", from {first} on"
-    return f"{name} {verb} {where}; {_DONE[found.patch]} {when}: {_short(found)} {extreme}"
+    return f"{name} {verb} {where}; {DONE[found.patch]} {when}: {_short(found)} {extreme}"
 
 
 def _short(found: TokenMap) -> str:
@@ -154,7 +154,7 @@ def _worst(found: TokenMap, groups: list[int]) -> tuple[str, float]:
     where = f"at layer {found.layers[row]}"
     if found.patch in (KNOCKOUT, "freeze") and found.window is None:
         where = f"from layer {found.layers[row]} on"
-    what = f"{_name(found, group)} {_DONE[found.patch]} {where}"
+    what = f"{_name(found, group)} {DONE[found.patch]} {where}"
     return what, float(found.values[row, group])
 
 

@@ -37,7 +37,7 @@ ROWS, LOCK = "rows.jsonl", ".lock"
 _GO_ON = "what is written stays, and the same command goes on from there"
 MERGED = f"{ROWS}.whole.part"
 """The rows of a merge, until its manifest is there, too."""
-_LONGEST_LINE = 1 << 26
+LONGEST_LINE = 1 << 26
 _ROW_START = b'{"example":'
 
 
@@ -70,19 +70,9 @@ class RunFolder:
         One that was of fewer examples becomes one of so many.
         Raises LocalprobeError where the folder holds anything else, saying what differs.
         """
-        if path.exists() and not (path / MANIFEST).exists() and not is_ours(path):
-            raise LocalprobeError(f"{path} is not empty and holds no run; choose another --out")
-        lock = FileLock(path / LOCK)
+        lock = claim(path)
         try:
-            with _writing(path, "choose another --out"):
-                path.mkdir(parents=True, exist_ok=True)
-                lock.acquire(timeout=0)
-        except Timeout:
-            raise LocalprobeError(
-                f"another process is writing to {path}; wait for it, or choose another --out"
-            ) from None
-        try:
-            with _writing(path):
+            with writing(path):
                 return cls._open(path, manifest, lock)
         except BaseException:
             lock.release()
@@ -121,7 +111,7 @@ class RunFolder:
                 write_manifest(path, found)
             manifest = found
             known, length = read_rows(path, manifest)
-            _truncate(path / ROWS, length)
+            truncate(path / ROWS, length)
         else:
             write_manifest(path, manifest)
         file = (path / ROWS).open("ab", buffering=0)
@@ -171,7 +161,7 @@ class RunFolder:
         if not self.manifest.data["ended"]:
             counts = {"rows": self._n_rows, "tried": tried, "used": used}
             self.manifest.data.update(ended=now(), counts=counts)
-            with _writing(self.path):
+            with writing(self.path):
                 write_manifest(self.path, self.manifest)
 
     def _is_whole(self, clean: Row, cells: dict[Cell, Row]) -> bool:
@@ -180,12 +170,12 @@ class RunFolder:
     def _write(self, clean: Row, cells: dict[Cell, Row]) -> None:
         rows = [clean, *(cells[cell] for cell in self._course.cells if cell in cells)]
         lines = [(to_json(row) + "\n").encode(errors="backslashreplace") for row in rows]
-        if max(map(len, lines)) >= _LONGEST_LINE:
+        if max(map(len, lines)) >= LONGEST_LINE:
             raise LocalprobeError(
                 f"an answer to example {clean.example} is too long to write; lower --max-tokens"
             )
         left = b"".join(lines)
-        with _writing(self.path):
+        with writing(self.path):
             while left:
                 left = left[self._file.write(left) :]
 
@@ -204,8 +194,28 @@ class _Course:
         return self.cells[len(have)] if len(have) < len(self.cells) else None
 
 
+def claim(path: Path) -> BaseFileLock:
+    """The lock of a folder that is there now, empty or with a run in it, for us alone to write to.
+
+    Raises LocalprobeError where it holds anything else, or another process has it.
+    """
+    if path.exists() and not (path / MANIFEST).exists() and not is_ours(path):
+        raise LocalprobeError(f"{path} is not empty and holds no run; choose another --out")
+    lock = FileLock(path / LOCK)
+    try:
+        with writing(path, "choose another --out"):
+            path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise LocalprobeError(
+            f"another process is writing to {path}; wait for it, or choose another --out"
+        ) from None
+    return lock
+
+
 @contextmanager
-def _writing(path: Path, what_to_do: str = _GO_ON) -> Iterator[None]:
+def writing(path: Path, what_to_do: str = _GO_ON) -> Iterator[None]:
+    """What goes wrong with a folder, in a sentence."""
     try:
         yield
     except Timeout:
@@ -226,7 +236,7 @@ def _grow(path: Path, found: Manifest, n: int | None) -> None:
     reader = _read(path, found)
     redo = first_to_redo(found, reader.whole)
     length = reader.length if redo is None else reader.starts[redo]
-    _truncate(path / ROWS, length)
+    truncate(path / ROWS, length)
     found.data["experiment"]["n"] = n
     write_manifest(path, found)
 
@@ -285,10 +295,10 @@ def _read(path: Path, manifest: Manifest, reader: _Reader | None = None) -> _Rea
         with file.open("rb") as lines:
             lines.seek(position)
             number = len(reader.whole)
-            while line := lines.readline(_LONGEST_LINE):
+            while line := lines.readline(LONGEST_LINE):
                 number += 1
                 if not line.endswith(b"\n"):
-                    if len(line) == _LONGEST_LINE:
+                    if len(line) == LONGEST_LINE:
                         raise LocalprobeError(f"{file}, line {number}: damaged: it is too long")
                     # After a power cut, file systems may leave zeros behind what was written.
                     torn = line.rstrip(b"\0")
@@ -373,7 +383,8 @@ def is_ours(path: Path) -> bool:
     return all(name.startswith((MANIFEST, ROWS)) and name.endswith(".part") for name in names)
 
 
-def _truncate(file: Path, length: int) -> None:
+def truncate(file: Path, length: int) -> None:
+    """Cut off what was being written when a run was killed."""
     if file.exists() and file.stat().st_size != length:
         with file.open("r+b") as opened:
             opened.truncate(length)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from localprobe.engine.full import FullEngine
 
 MANIFEST = "manifest.json"
+MAPS = "maps"
 FORMAT = 2
 _READ = (1, FORMAT)
 """Format 1, of version 0.2, lacks what was asked, what is right and what near ties could do."""
@@ -228,14 +229,11 @@ def new_manifest(
 def read_manifest(folder: Path) -> Manifest:
     """The manifest in a folder. Raises LocalprobeError where there is none, or it is damaged."""
     file = folder / MANIFEST
-    refuse_links(file)
-    if not file.exists():
-        raise LocalprobeError(f"{folder} holds no run: there is no {MANIFEST} in it")
-    text = read_bytes(file, most=_MOST_BYTES)
-    try:
-        data = json.loads(text.decode())
-    except (ValueError, RecursionError):
-        raise LocalprobeError(f"{file} is damaged: not valid JSON") from None
+    data = read_data(folder)
+    if is_of_maps(data):
+        raise LocalprobeError(
+            f"{folder} holds maps over a task and no sweep; show, plot and merge read it"
+        )
     if isinstance(data, dict) and data.get("format", FORMAT) not in _READ:
         found = printable(repr(data["format"]), 40)
         known = " and ".join(map(str, _READ))
@@ -245,6 +243,24 @@ def read_manifest(folder: Path) -> Manifest:
     except _DamagedError as error:
         raise LocalprobeError(f"{file} is damaged: {printable(str(error))}") from None
     return Manifest(data)
+
+
+def read_data(folder: Path) -> Any:
+    """What is in manifest.json, not looked at. Raises LocalprobeError where that is no JSON."""
+    file = folder / MANIFEST
+    refuse_links(file)
+    if not file.exists():
+        raise LocalprobeError(f"{folder} holds no run: there is no {MANIFEST} in it")
+    text = read_bytes(file, most=_MOST_BYTES)
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError):
+        raise LocalprobeError(f"{file} is damaged: not valid JSON") from None
+
+
+def is_of_maps(data: Any) -> bool:
+    """Whether a manifest is of maps over a task (see runs/maps.py); sweeps name no kind."""
+    return isinstance(data, dict) and data.get("kind") == MAPS
 
 
 def refuse_links(file: Path) -> None:

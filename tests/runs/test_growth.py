@@ -118,7 +118,7 @@ def test_interrupted_while_it_grows(
     expected = run(model, tmp_path / "whole", n=5, **own)
     run(model, tmp_path / "three", n=3, **own)
     three = (tmp_path / "three" / ROWS).read_bytes()
-    for step in ("write_manifest", "_truncate"):
+    for step in ("write_manifest", "truncate"):
         for call in (1, 2):
             out = tmp_path / f"{step}-{call}"
             shutil.copytree(tmp_path / "three", out)

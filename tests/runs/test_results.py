@@ -375,7 +375,7 @@ def test_shards_that_contradict_each_other_are_not_joined(model: Model, tmp_path
 def test_an_answer_too_long_to_be_read_back_is_not_written(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("localprobe.runs.folder._LONGEST_LINE", 100)
+    monkeypatch.setattr("localprobe.runs.folder.LONGEST_LINE", 100)
     with pytest.raises(LocalprobeError, match="answer to example 0 is too long"):
         run(model, BASE, tmp_path / "out")
     assert rows(tmp_path / "out") == b""

@@ -1,0 +1,239 @@
+"""Maps over a task, averaged: in the terminal, in words, as JSON, CSV, npz, and figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.text import Text
+
+from localprobe.errors import LocalprobeError
+from localprobe.experiments.map import KNOCKOUT, NEEDED
+from localprobe.files.cache import write_atomically
+from localprobe.report.map_files import FIGURES, check_output
+from localprobe.report.map_view import heat_map, legend
+from localprobe.report.map_words import DONE, EXPLAINED, in_layers
+from localprobe.report.terminal import visible
+from localprobe.runs.maps import Maps
+
+SUFFIXES = (*FIGURES, ".csv", ".npz")
+ENOUGH = 6
+"""Of fewer examples nothing is claimed: even if all lie on one side of half, that may be chance (of
+five, with probability 2 / 2**5 > 5 %), and resamples of so few are all alike.
+"""
+_SHORT = {"prob": "P", "logprob": "log P", "rank": "rank", "kl": "KL"}
+_MEASURED = {
+    "prob": "P(answer)",
+    "logprob": "log P(answer)",
+    "rank": "the answer's rank",
+    "kl": "KL from the clean distribution",
+}
+
+
+def maps_text(console: Console, found: Maps) -> list[Text]:
+    """What was done, the mean map, its legend, and what it shows in words."""
+    lines = [Text(visible(found.manifest.title), style="bold"), Text(explained(found))]
+    lines.append(Text(clean_line(found), style="bold"))
+    if not found.used:
+        return lines
+    grid = heat_map(console, found.roles, found.layers, found.effects.mean)
+    few = [role for role in found.roles if found.n_of(role) < len(found.used)]
+    if few:
+        counted = ", ".join(f"{role}: {found.n_of(role)}" for role in few)
+        grid.append(Text(f"examples that have such a token, where not all: {counted}", style="dim"))
+    what = f"of the answer is lost, by {_MEASURED[found.metric]}; mean over examples"
+    lines += [Text(), *grid, legend(console, what), Text()]
+    return [*lines, *(Text(line) for line in what_they_show(found))]
+
+
+def explained(found: Maps) -> str:
+    """What is done in a cell."""
+    window = found.window or (None if found.patch in (KNOCKOUT, "freeze") else 1)
+    where = "from layer k on" if window is None else in_layers(window)
+    return f"{found.patch}: {where}, {EXPLAINED[found.patch]}; tokens of one role together"
+
+
+def clean_line(found: Maps) -> str:
+    n = len(found.used)
+    some = f"{n} example{'s' * (n != 1)}"
+    if found.so_far:
+        some = f"unfinished, {found.so_far}"
+    if not n:
+        return some
+    return f"{some}; clean {_SHORT[found.metric]} {_with_ends(found, *found.clean)}"
+
+
+def what_they_show(found: Maps) -> list[str]:
+    """Until which layer each role is needed: for the mean, and as far as its intervals tell.
+
+    "Needed": where more than half of the answer is lost, in the mean over examples.
+    """
+    effects, lines, others = found.effects, list[str](), list[int]()
+    few = [role for role in found.roles if found.n_of(role) < ENOUGH]
+    for column, role in enumerate(found.roles):
+        if role in few:
+            continue
+        until = [
+            _until(found, ends[:, column] > NEEDED)
+            for ends in (effects.low, effects.mean, effects.high)
+        ]
+        if until[0] is None or until[1] is None:
+            others.append(column)
+            continue
+        worst = int(np.nanargmax(effects.mean[:, column]))
+        lines.append(
+            f"{role} is needed {_range(found, *until)}; {DONE[found.patch]} "
+            f"{_where(found, worst)}: {_SHORT[found.metric]} {_cell(found, worst, column)}"
+        )
+    if others:
+        shares = np.nan_to_num(effects.mean[:, others], nan=-1)
+        row, place = np.unravel_index(int(shares.argmax()), shares.shape)
+        column = others[int(place)]
+        mean, low, high = (each[row, column] for each in (effects.mean, effects.low, effects.high))
+        who = "no other role" if lines else "no role"
+        lines.append(
+            f"{who} surely costs more than half of the answer: at worst {mean:.0%} "
+            f"[{low:.0%}, {high:.0%}] is lost ({found.roles[column]} "
+            f"{DONE[found.patch]} {_where(found, int(row))})"
+        )
+    if len(few) == len(found.roles):
+        lines.append(f"of fewer than {ENOUGH} examples nothing is claimed: take more with -n")
+    elif few:
+        named = ", ".join(f"{role} ({found.n_of(role)})" for role in few)
+        lines.append(f"too few examples to say anything of {named}")
+    if len(few) < len(found.roles):
+        lines.append("in brackets: 95 % intervals over examples, each cell by itself")
+    return lines
+
+
+def _until(found: Maps, costly: NDArray[np.bool_]) -> int | None:
+    """The layer from which on it no longer costs so much; None where it never does."""
+    places = np.flatnonzero(costly)
+    if not len(places):
+        return None
+    last = int(places[-1]) + 1
+    return int(found.layers[last]) if last < len(found.layers) else found.manifest.n_layer
+
+
+def _range(found: Maps, low: int | None, until: int | None, high: int | None) -> str:
+    n_layer = found.manifest.n_layer
+    assert low is not None and until is not None and high is not None
+    if low == n_layer:
+        return "at every layer shown up to the last"
+    where = f"until layer {until}" if until < n_layer else "up to the last layer shown"
+    if until < n_layer:
+        where += f" ({until / n_layer:.0%} of depth)"
+    if low == high:
+        return where
+    return f"{where} [{low}, {high if high < n_layer else 'the last'}]"
+
+
+def _where(found: Maps, row: int) -> str:
+    to_the_end = found.patch in (KNOCKOUT, "freeze") and found.window is None
+    layer = found.layers[row]
+    return f"from layer {layer} on" if to_the_end else f"at layer {layer}"
+
+
+def _cell(found: Maps, row: int, column: int) -> str:
+    values = found.values
+    return _with_ends(
+        found, *(each[row, column] for each in (values.mean, values.low, values.high))
+    )
+
+
+def _with_ends(found: Maps, mean: float, low: float, high: float) -> str:
+    digits = 1 if found.metric == "rank" else 2
+    if np.isnan(low):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def maps_record(found: Maps) -> dict[str, Any]:
+    """As JSON: means by layer, then by role; null where nothing is known."""
+    experiment = found.manifest.data["experiment"]
+    mean, low, high = found.clean
+    return {
+        "model": found.manifest.data["model"],
+        "task": found.manifest.task,
+        "patch": found.patch,
+        "metric": found.metric,
+        "window": found.window,
+        "seed": experiment["seed"],
+        "shard": experiment["shard"],
+        "n": len(found.used),
+        "tried": len(found.rows),
+        "finished": found.manifest.is_finished,
+        "n_layer": found.manifest.n_layer,
+        "layers": found.layers.tolist(),
+        "roles": [{"role": role, "n": found.n_of(role)} for role in found.roles],
+        "clean": {"mean": _number(mean), "low": _number(low), "high": _number(high)},
+        "values": _mean_record(found.values),
+        "effects": _mean_record(found.effects),
+        "words": what_they_show(found) if found.used else [],
+    }
+
+
+def _mean_record(mean: Any) -> dict[str, Any]:
+    record = {name: _plain(getattr(mean, name)) for name in ("mean", "low", "high")}
+    return {**record, "n": mean.n.tolist()}
+
+
+def _plain(values: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[_number(value) for value in row] for row in values.tolist()]
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def check_maps_output(path: Path) -> None:
+    """Raise LocalprobeError for a file that could not be written."""
+    if path.suffix.lower() == ".html":
+        raise LocalprobeError(f"{path}: maps over a task are written as {', '.join(SUFFIXES)}")
+    check_output(path)
+
+
+def write_maps(path: Path, found: Maps) -> None:
+    """The mean map, in the form that the name asks for."""
+    check_maps_output(path)
+    if not found.used:
+        raise LocalprobeError(f"{found.path}: no example of it is done yet")
+    form = path.suffix.lower()
+    if form in FIGURES:
+        from localprobe.report.map_figure import save
+
+        save([found], path)
+    elif form == ".csv":
+        write_atomically(path, csv_text(found))
+    else:
+        written = io.BytesIO()
+        arrays = {
+            f"{name}{end}": getattr(mean, field)
+            for name, mean in (("values", found.values), ("effects", found.effects))
+            for field, end in (("mean", ""), ("low", "_low"), ("high", "_high"), ("n", "_n"))
+        }
+        np.savez(written, layers=found.layers, roles=np.array(found.roles), **arrays)
+        write_atomically(path, written.getvalue())
+
+
+def csv_text(found: Maps) -> str:
+    """A row for every role and layer."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    names = ("value", "low", "high", "effect", "effect_low", "effect_high")
+    writer.writerow(["role", "layer", "n", *names])
+    values, effects = found.values, found.effects
+    for column, role in enumerate(found.roles):
+        for row, layer in enumerate(found.layers.tolist()):
+            numbers = [
+                _number(float(each[row, column]))
+                for mean in (values, effects)
+                for each in (mean.mean, mean.low, mean.high)
+            ]
+            writer.writerow([role, layer, int(values.n[row, column]), *numbers])
+    return text.getvalue()

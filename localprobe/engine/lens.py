@@ -21,6 +21,7 @@ from localprobe.llama.model import Model
 
 _MOST_ROWS = 64
 _MOST_LOGITS = 1 << 24
+_NOT_FOUND = "what its last block makes is not found, so there is no logit lens"
 _SHARE_OF_SPREAD = 0.01
 """Quantized activations are rounded otherwise among other rows; another state is off by far more.
 """
@@ -67,7 +68,7 @@ def by_whole_passes(model: Model, states: FloatArray) -> Logits:
 
         logits = model.decode(rows, CLEAN, around)
         if not writing[-1].is_written:
-            raise ModelError("what its last block makes was not found")
+            raise ModelError(_NOT_FOUND)
         yield slice(start, start + len(part)), logits
 
 
@@ -85,7 +86,7 @@ def check_head(model: Model, by: Callable[[Model, FloatArray], Logits]) -> None:
     expected = model.decode(_outputs([step, 2 * step]), CLEAN, around)
     states = keepers[0].states
     if states is None or states.shape != (2, model.n_embd):
-        raise ModelError("what its last block makes is not found, so there is no logit lens")
+        raise ModelError(_NOT_FOUND)
     found = np.concatenate([logits for _, logits in by(model, states)])
     if not np.abs(found - expected).max() <= _SHARE_OF_SPREAD * np.ptp(expected):
         raise ModelError("its logits are not those of the last state alone: there is no logit lens")

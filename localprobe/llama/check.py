@@ -105,11 +105,16 @@ class _Pair:
 def _check_last_token(pair: _Pair, other_end: list[int]) -> None:
     """Raise ModelError where the logits are not those of the last token."""
     model, a = pair.model, pair.a
-    wrong = not pair.differ(model.evaluate(other_end, 0, NoEdit()), pair.logits_a)
+    other = model.evaluate(other_end, 0, NoEdit())
+    wrong = not pair.differ(other, pair.logits_a)
     # One by one, recurrent models are computed in another way, which may round a lot otherwise.
-    if not model.is_recurrent:
+    if not (wrong or model.is_recurrent):
         model.evaluate(a[:2], 0, NoEdit())
-        wrong = wrong or pair.differ(model.evaluate(a[2:], 2, NoEdit()), pair.logits_a)
+        alone = model.evaluate(a[2:], 2, NoEdit())
+        # A row alone goes through other kernels, which round otherwise. Those of another token are
+        # as far away as another token is.
+        far = np.abs(other - pair.logits_a).max() / 2
+        wrong = not np.abs(alone - pair.logits_a).max() <= far
     if wrong:
         raise ModelError("llama.cpp does not give the logits of its last token, or not always")
 

@@ -196,6 +196,22 @@ def test_logits_of_another_token_than_the_last_are_found_out(
             check(model)
 
 
+def test_a_row_alone_may_be_rounded_otherwise(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in BF16, whose single rows go through other kernels."""
+    evaluate = Model.evaluate
+
+    def rounded(self: Model, tokens: list[int], start: int, edit: object) -> np.ndarray:
+        logits = evaluate(self, tokens, start, edit)  # type: ignore[arg-type]
+        draw = np.random.default_rng(0).uniform(-1, 1, len(logits)).astype(np.float32)
+        return logits + (draw if start else 0) * np.float32(0.05 * np.ptp(logits))
+
+    with Model(tiny_file("llama"), threads=1) as model:
+        monkeypatch.setattr(Model, "evaluate", rounded)
+        assert not check(model).attention
+
+
 def test_what_was_judged_is_read_back(tiny_file: Files, own_cache: Path) -> None:
     for _ in range(2):
         with Model(tiny_file("mamba"), threads=1) as model:

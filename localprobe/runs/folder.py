@@ -251,6 +251,16 @@ def read_rows(path: Path, manifest: Manifest) -> tuple[list[Row], int]:
     return reader.whole, reader.length
 
 
+def check_all_there(path: Path, manifest: Manifest, n_rows: int) -> None:
+    """Raise LocalprobeError where a run that has ended holds another number of rows than then."""
+    counts = manifest.data["counts"]
+    if counts and n_rows != counts["rows"]:
+        raise LocalprobeError(
+            f"{path / ROWS} is damaged: it holds {n_rows} rows, and the run ended with "
+            f"{counts['rows']}"
+        )
+
+
 class GrowingRows:
     """The rows of a run that may still be written, read as they come.
 

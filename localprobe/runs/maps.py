@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from localprobe.errors import LocalprobeError
 from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import printable
-from localprobe.runs.folder import LONGEST_LINE, MERGED, ROWS, claim, is_ours, truncate, writing
+from localprobe.runs.folder import (
+    LONGEST_LINE,
+    MERGED,
+    ROWS,
+    check_all_there,
+    claim,
+    is_ours,
+    truncate,
+    writing,
+)
 from localprobe.runs.intervals import bootstrap, interval
 from localprobe.runs.manifest import (
     FORMAT,
@@ -294,12 +303,7 @@ def read_maps(path: Path) -> Maps:
     """
     manifest = read_map_manifest(path)
     rows, _ = _read_rows(path, manifest)
-    counts = manifest.data["counts"]
-    if counts and len(rows) != counts["rows"]:
-        raise LocalprobeError(
-            f"{path / ROWS} is damaged: it holds {len(rows)} rows, and the run ended with "
-            f"{counts['rows']}"
-        )
+    check_all_there(path, manifest, len(rows))
     return Maps(manifest, rows, path)
 
 

@@ -14,7 +14,7 @@ from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.runs.descent import PATIENCE, Descent, own_transitions
 from localprobe.runs.differences import in_words
 from localprobe.runs.display import shown_by
-from localprobe.runs.folder import ROWS, read_rows
+from localprobe.runs.folder import ROWS, check_all_there, read_rows
 from localprobe.runs.frames import pandas_frame, polars_frame
 from localprobe.runs.manifest import MANIFEST, Manifest, read_manifest
 from localprobe.runs.rows import Row
@@ -177,12 +177,7 @@ def read_run(path: Path) -> Run:
     """
     manifest = read_manifest(path)
     rows, _ = read_rows(path, manifest)
-    counts = manifest.data["counts"]
-    if counts and len(rows) != counts["rows"]:
-        raise LocalprobeError(
-            f"{path / ROWS} is damaged: it holds {len(rows)} rows, and the run ended with "
-            f"{counts['rows']}"
-        )
+    check_all_there(path, manifest, len(rows))
     return Run(manifest, rows, path)
 
 

@@ -151,8 +151,8 @@ class Model:
         """The number of blocks L; layers are 0 … L-1."""
         return self.loaded.model.n_layer
 
-    def engine(self, batch: int = BATCH_SIZE) -> FullEngine:
-        """What computes; batch: prompts that may share a decode."""
+    def engine(self, batch: int | None = BATCH_SIZE) -> FullEngine:
+        """What computes; batch: how many prompts share a decode, None: if it changes no bit."""
         engine, reason = choose_engine(self.loaded, self._engine_name, batch, tell=self._tell)
         if reason:
             self._say_slow(reason)
@@ -761,9 +761,8 @@ class RunningSweep:
         recipe: str | None = None,
         keep: bool = True,
     ) -> None:
-        # What is written down must not depend on what happened to share its decodes: other
-        # batches use other kernels, which round differently.
-        engine = model.engine(batch or (BATCH_SIZE if out is None else 1))
+        # What is written down must not depend on what happened to share its decodes.
+        engine = model.engine(batch or (BATCH_SIZE if out is None else None))
         self.sweep = experiment.sweep(engine)
         self.manifest: Manifest = new_manifest(
             model_record(model.loaded),

@@ -138,7 +138,8 @@ Batch = Annotated[
     int,
     typer.Option(
         metavar="N",
-        help="Prompts in one decode, at most; 0: what is fast, or 1 where rows are written down.",
+        help="Prompts in one decode, at most; 0: what is fast and, where rows are written down, "
+        "changes no bit of them.",
         min=0,
         max=256,
     ),

@@ -90,6 +90,9 @@ class FullEngine:
 
     name = "full"
     batch_size = 1
+    """How many prompts share a decode, at most."""
+    company = 1
+    """In the company of how many, at most, a prompt's bits may be others than alone."""
 
     def __init__(self, model: Model, noise: float | None = None) -> None:
         """noise: how far the lead of the likeliest token, in logits, was seen to move when the

@@ -8,7 +8,7 @@ one decode, other shapes use other kernels, and these round quantized activation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from localprobe.engine.interventions import (
     kinds,
     random_states,
 )
+from localprobe.engine.regions import STEP
 from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama.batch import Batch, Row
@@ -31,6 +32,8 @@ from localprobe.llama.residual import Keep
 _LONG, _SHORT = 36, 3
 """Rows of the prompts that are proved with. From 32 rows on, devices take over work of others."""
 _NOISE_LENGTH, _NOISE_PROMPTS = 21, 8
+_ANSWER = 2
+"""Tokens generated where prompts are compared in company and alone."""
 _TOLERANCE = 1e-3
 """As a share of the logits' spread, where not every bit has to be the same."""
 
@@ -236,16 +239,47 @@ def _in_company(model: Model, text: Sequence[int]) -> float:
     models that turns up in some prompts and then by far more than the last digit, most of all
     where states are damaged.
     """
-    resume = ResumeEngine(model)
+    # Wherever llama.cpp puts them: as far apart as on another processor.
+    resume = ResumeEngine(model, plain=True)
     length = min(_NOISE_LENGTH, model.info.n_ctx_train - 1)
     prompts = [text[length * q : length * (q + 1)] for q in range(_NOISE_PROMPTS)]
-    together = _next_tokens(resume, prompts, range(len(prompts)))
+    ways = _damages(resume)
+    layers = sorted({model.n_layer // 2, model.n_layer - 1})
+    together, _ = _answers(resume, prompts, range(len(prompts)), ways, layers)
     noise = 0.0
     for q, prompt in enumerate(prompts):
-        for cell, alone in _next_tokens(resume, [prompt], [q]).items():
+        for cell, alone in _answers(resume, [prompt], [q], ways, layers)[0].items():
             if alone.is_finite and together[cell].is_finite:
                 noise = max(noise, _turned(alone.logits, together[cell].logits))
     return noise
+
+
+def keeps_bits(model: Model) -> bool:
+    """Whether prompts that share decodes, each in its region, have the bits that they have alone.
+
+    Clean and changed, over real text in prompts of several lengths that begin alike. A sum made in
+    another order is seen: of the millions of numbers that are rounded to 8 bits on the way, some
+    fall to the other side.
+    """
+    text, resume = _text(model), ResumeEngine(model)
+    most = min(2 * STEP + 1, model.info.n_ctx_train - _ANSWER)
+    prompts = [
+        [*text[:STEP], *text[20 * q :]][:length]
+        for q, length in enumerate((most - 11, most - 3, most, most - 12))
+    ]
+    donor = Donor(_clean(resume, prompts[:1], _ANSWER)[0].states, (1,), (0,))
+    ways, middle = _one_of_each_way(resume, donor), [model.n_layer // 2]
+    together, states = _answers(resume, prompts, range(len(prompts)), ways, middle, _ANSWER)
+    for q, prompt in enumerate(prompts):
+        alone, own = _answers(resume, [prompt], [q], ways, middle, _ANSWER)
+        if not all(np.array_equal(states[q][layer], found) for layer, found in own[0].items()):
+            return False
+        for cell, one in alone.items():
+            other = together[cell]
+            same = one.all_tokens == other.all_tokens and one.margin == other.margin
+            if not (same and np.array_equal(one.logits, other.logits)):
+                return False
+    return True
 
 
 def _text(model: Model) -> list[int]:
@@ -270,23 +304,45 @@ def _one_of_each_way(engine: FullEngine, donor: Donor) -> list[Intervention]:
     return list(ways.values())
 
 
-def _next_tokens(
-    engine: ResumeEngine, prompts: Sequence[Sequence[int]], examples: Sequence[int]
-) -> dict[tuple[str, int, int], Answer]:
-    """By intervention, layer and example: of clean passes, and of some that are damaged."""
-    layers = sorted({engine.model.n_layer // 2, engine.model.n_layer - 1})
-    stops: list[Stop | None] = [None] * len(prompts)
-    runs = _finite(engine.clean(prompts, layers, max_tokens=1, stops=stops))
+def _damages(engine: FullEngine) -> list[Intervention]:
+    """Those that damage every past token, and all blocks go on from there."""
+    plain = (each for each in kinds() if not (each.needs_donor or each.holds_past))
+    return [by_name(each.name, 0) for each in plain if not engine.why_not(each.name)]
+
+
+def _answers(
+    engine: ResumeEngine,
+    prompts: Sequence[Sequence[int]],
+    examples: Sequence[int],
+    ways: Sequence[Intervention],
+    layers: Iterable[int],
+    max_tokens: int = 1,
+) -> tuple[dict[tuple[str, int, int], Answer], list[Mapping[int, FloatArray]]]:
+    """By intervention, layer and example: of clean passes, and of some that are not.
+
+    Also the clean states of each prompt, by layer.
+    """
+    runs = _clean(engine, prompts, max_tokens)
     found = {("clean", 0, q): run.answer for q, run in zip(examples, runs, strict=True)}
-    for each in kinds():
-        if each.needs_donor or each.holds_past or engine.why_not(each.name):
-            continue
-        kind = by_name(each.name, 0)
+    for kind in ways:
         for i, layer, answer in engine.run(
-            runs, [kind] * len(runs), layers, max_tokens=1, examples=examples, stops=stops
+            runs,
+            [kind] * len(runs),
+            [layer for layer in layers if layer >= kind.first_layer],
+            max_tokens=max_tokens,
+            examples=examples,
+            stops=[None] * len(prompts),
         ):
             found[kind.name, layer, examples[i]] = answer
-    return found
+    return found, [run.states for run in runs]
+
+
+def _clean(
+    engine: ResumeEngine, prompts: Sequence[Sequence[int]], max_tokens: int
+) -> list[CleanRun]:
+    stops: list[Stop | None] = [None] * len(prompts)
+    layers = range(engine.model.n_layer)
+    return _finite(engine.clean(prompts, layers, max_tokens=max_tokens, stops=stops))
 
 
 def _finite(runs: list[CleanRun]) -> list[CleanRun]:

@@ -32,8 +32,10 @@ from localprobe.engine.full import (
     Writing,
 )
 from localprobe.engine.interventions import Edit, FloatArray, Intervention
+from localprobe.engine.regions import STEP, Regions, aligned
 from localprobe.errors import NotFiniteError
 from localprobe.llama.batch import Batch, Row
+from localprobe.llama.graph import Graph, Part
 from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.residual import Keep
 
@@ -84,26 +86,35 @@ class _Batches:
     """Batches by the rows they hold: those of a prompt are the same at every layer.
 
     jobs: those that have cells in the cache. One that is left out at a layer keeps its own, so
-    that the others find theirs.
+    that the others find theirs. regions: where those are.
     """
 
     jobs: Mapping[int, _Job]
+    regions: Regions
     made: dict[tuple[object, ...], Batch] = field(default_factory=dict)
     filled: bool = False
     """Whether the cells of the prompts hold clean keys and values below the layer at hand."""
 
+    def take(self, spans: Sequence[_Span]) -> None:
+        """Before the rows of some spans are decoded: forget what their jobs have from there on."""
+        for job, start, end in spans:
+            self.regions.take(job.number, start, end)
+
     def of(self, spans: Sequence[_Span], outputs: str) -> Batch:
-        """The rows of some spans. outputs: each (job's last row) or one (row)."""
+        """The rows of some spans. outputs: each (job's last row) or one (row), not looked at."""
         key = (outputs, *((job.number, start, end) for job, start, end in spans))
         if key not in self.made:
-            rows = [
-                Row(job.run.tokens[p], p, (job.number,), outputs == "each" and p == end - 1)
-                for job, start, end in spans
-                for p in range(start, end)
-            ]
+            rows = self.regions.in_company(
+                [
+                    Row(job.run.tokens[p], p, (job.number,), outputs == "each" and p == end - 1)
+                    for job, start, end in spans
+                    for p in range(start, end)
+                ],
+                want_logits=outputs == "each",
+            )
             if outputs == "one":
                 # The graph of a decode without any output is another one.
-                rows[-1] = Row(rows[-1].token, rows[-1].position, rows[-1].sequences, True)
+                rows[-1] = replace(rows[-1], output=True)
             self.made[key] = Batch(rows)
         return self.made[key]
 
@@ -111,20 +122,20 @@ class _Batches:
 class _Kept:
     """The states of some layers, for each of n sequences, of every row that is decoded."""
 
-    def __init__(self, layers: frozenset[int], n: int) -> None:
-        self._layers = layers
+    def __init__(self, layers: frozenset[int], n: int, regions: Regions) -> None:
+        self._layers, self._regions = layers, regions
         self._states: list[dict[int, list[FloatArray]]] = [
             {k: [] for k in layers} for _ in range(n)
         ]
 
-    def decode(self, model: Model, rows: Sequence[Row]) -> FloatArray:
+    def decode(self, model: Model, rows: list[Row]) -> FloatArray:
         keep = Keep(self._layers)
-        logits = model.decode(Batch(rows), keep)
+        logits = model.decode(Batch(self._regions.in_company(rows)), keep)
         for i, kept in enumerate(self._states):
             mine = [number for number, row in enumerate(rows) if i in row.sequences]
             for layer, states in keep.states.items():
                 kept[layer].append(states[mine])
-        return logits
+        return logits[: sum(row.output for row in rows)]
 
     def run(self, i: int, prompt: Sequence[int], writing: Writing) -> CleanRun:
         states = {k: np.concatenate(parts) for k, parts in self._states[i].items()}
@@ -139,10 +150,20 @@ class ResumeEngine(FullEngine):
     name = "resume"
 
     def __init__(
-        self, model: Model, batch_size: int = BATCH_SIZE, noise: float | None = None
+        self,
+        model: Model,
+        batch_size: int = BATCH_SIZE,
+        noise: float | None = None,
+        *,
+        keeps_bits: bool = False,
+        plain: bool = False,
     ) -> None:
+        """batch_size: how many prompts share a decode. keeps_bits: whether that was seen to change
+        no bit of any. plain: let llama.cpp choose their cells.
+        """
         super().__init__(model, noise)
-        self.batch_size = batch_size
+        self.batch_size, self._is_plain = batch_size, plain
+        self.company = 1 if keeps_bits else batch_size
 
     def clean(
         self,
@@ -156,7 +177,7 @@ class ResumeEngine(FullEngine):
         # An intervention at a layer may look at the states of the layer before it.
         wanted = asked | {layer - 1 for layer in asked if layer > 0}
         runs: list[CleanRun] = []
-        lengths = [len(prompt) + max_tokens for prompt in prompts]
+        lengths = [self._room(prompt, max_tokens) for prompt in prompts]
         for some in self._batched(lengths, self._most_rows(FEW_ROWS)):
             part = slice(some.start, some.stop)
             try:
@@ -181,16 +202,21 @@ class ResumeEngine(FullEngine):
         model, n = self.model, len(prompts)
         for prompt in prompts:
             model.check_length(len(prompt) + max_tokens)
-        model.reserve(sum(map(len, prompts)) + n * max_tokens, n)
+        shared = self._in_front(_shared_prefix(prompts))
+        lengths = [len(prompt) + max_tokens for prompt in prompts]
+        regions = Regions(model, lengths, shared, plain=self._is_plain)
+        regions.reserve()
         model.clear()
-        kept = _Kept(layers, n)
+        kept = _Kept(layers, n, regions)
         everyone = tuple(range(n))
-        shared = _shared_prefix(prompts)
         if shared:
             # Its logits are of no use, but some graphs (Chameleon's) cannot do without any.
             kept.decode(
                 model, [Row(prompts[0][p], p, everyone, p == shared - 1) for p in range(shared)]
             )
+        regions.lay()
+        for i, prompt in enumerate(prompts):
+            regions.take(i, shared, len(prompt))
         rows = [
             Row(prompt[p], p, (i,), p == len(prompt) - 1)
             for i, prompt in enumerate(prompts)
@@ -206,6 +232,8 @@ class ResumeEngine(FullEngine):
                 Row(sequence[-1], len(sequence) - 1, (i,), True)
                 for i, sequence in zip(active, newest, strict=True)
             ]
+            for i, sequence in zip(active, newest, strict=True):
+                regions.take(i, len(sequence) - 1, len(sequence))
             for i, row in zip(active, kept.decode(model, rows), strict=True):
                 writings[i].take(row)
         return [
@@ -228,7 +256,7 @@ class ResumeEngine(FullEngine):
             return
         wanted = wanted or _everything
         all_rows = _changes_all_rows(interventions[0])
-        lengths = [len(run.prompt) + max_tokens for run in runs]
+        lengths = [self._room(run.prompt, max_tokens) for run in runs]
         downwards = sorted(layers, reverse=True)
         most_rows = self._most_rows(MANY_ROWS if all_rows else FEW_ROWS)
         for some in self._batched(lengths, most_rows):
@@ -256,10 +284,8 @@ class ResumeEngine(FullEngine):
                     or self.model.n_decodes != n_decodes
                     or not todo.keys() <= ready.jobs.keys()
                 ):
-                    room = sum(len(job.run.prompt) + max_tokens for job in jobs.values())
-                    self.model.reserve(room, len(jobs))
-                    self._fill_prefix(list(todo.values()))
-                    ready = _Batches(todo)
+                    lengths = [len(job.run.prompt) + max_tokens for job in jobs.values()]
+                    ready = _Batches(todo, self._fill_prefix(list(todo.values()), lengths))
                 for job in todo.values():
                     job.writing = None
                 self._layer(list(todo.values()), layer, max_tokens, ready)
@@ -297,24 +323,40 @@ class ResumeEngine(FullEngine):
             if not batches.filled:
                 self._fill_below(list(batches.jobs.values()), layer, batches)
                 batches.filled = True
-            self._go_on_together(elsewhere, layer)
+            self._go_on_together(elsewhere, layer, batches.regions)
 
-    def _fill_prefix(self, jobs: Sequence[_Job]) -> None:
-        """What stands before the first row that changes, clean, where that row attends to it."""
-        self.model.clear()
-        if jobs[0].intervention.attention_off or not any(job.first for job in jobs):
-            return
+    def _fill_prefix(self, jobs: Sequence[_Job], lengths: Sequence[int]) -> Regions:
+        """What stands before the first row that changes, clean, where that row attends to it.
+
+        lengths: of all prompts that have a number, with their answers. Returns where they lie.
+        """
         prompts = [job.run.prompt[: job.first + 1] for job in jobs]
-        shared = min(_shared_prefix(prompts), *(job.first for job in jobs))
-        everyone = tuple(range(len(jobs)))
-        rows = [Row(prompts[0][p], p, everyone) for p in range(shared)]
-        rows += [
-            Row(job.run.prompt[p], p, (job.number,))
-            for job in jobs
-            for p in range(shared, job.first)
-        ]
-        rows[-1] = Row(rows[-1].token, rows[-1].position, rows[-1].sequences, True)
-        self.model.decode(Batch(rows), CLEAN)
+        is_needed = not jobs[0].intervention.attention_off and any(job.first for job in jobs)
+        shared = 0
+        if is_needed:
+            shared = self._in_front(min(_shared_prefix(prompts), *(job.first for job in jobs)))
+        regions = Regions(self.model, lengths, shared, plain=self._is_plain)
+        regions.reserve()
+        self.model.clear()
+        if shared:
+            everyone = tuple(job.number for job in jobs)
+            self._fill(regions, [Row(prompts[0][p], p, everyone) for p in range(shared)])
+        regions.lay()
+        if is_needed:
+            for job in jobs:
+                regions.take(job.number, shared, job.first)
+            rows = [
+                Row(job.run.prompt[p], p, (job.number,))
+                for job in jobs
+                for p in range(shared, job.first)
+            ]
+            self._fill(regions, rows)
+        return regions
+
+    def _fill(self, regions: Regions, rows: list[Row]) -> None:
+        if rows:
+            rows = regions.in_company(rows, want_logits=False)
+            self.model.decode(Batch([*rows[:-1], replace(rows[-1], output=True)]), CLEAN)
 
     def _fill_below(self, jobs: Sequence[_Job], layer: int, batches: _Batches) -> None:
         """Clean keys and values below a layer, in the cells that hold those from it on.
@@ -325,24 +367,24 @@ class ResumeEngine(FullEngine):
         kind = jobs[0].intervention
         if kind.attention_off:
             self.model.clear()
+            batches.regions.lay()
             starts = [0] * len(jobs)
         else:
             starts = [job.first for job in jobs]
-            for job, start in zip(jobs, starts, strict=True):
-                self.model.forget(job.number, start)
         lengths = [len(job.run.prompt) for job in jobs]
         spans = list(zip(jobs, starts, lengths, strict=True))
-        if kind.attention_off or kind.holds_past:
-            past, newest = _split(spans)
-            rows = [batches.of(past, "one"), batches.of(newest, "each")]
-        else:
-            rows = [batches.of(spans, "each")]
-        for batch in rows:
-            self.model.decode_part(batch, lambda graph: graph.below(layer), want_logits=False)
+        past, newest = _split(spans)
+        is_split = kind.attention_off or kind.holds_past
+        parts = [(past, "one"), (newest, "each")] if is_split else [(spans, "each")]
+        for part, outputs in parts:
+            batches.take(part)
+            rows = batches.of(part, outputs)
+            self.model.decode_part(rows, lambda graph: graph.below(layer), want_logits=False)
 
-    def _go_on_together(self, jobs: Sequence[_Job], layer: int) -> None:
+    def _go_on_together(self, jobs: Sequence[_Job], layer: int, regions: Regions) -> None:
         """Generate to the end through all blocks, the cache holding the prompts."""
-        todo = [(job, job.writing) for job in jobs if job.writing is not None]
+        in_order = sorted(jobs, key=lambda job: job.number)
+        todo = [(job, job.writing) for job in in_order if job.writing is not None]
         rewrites = jobs[0].intervention.writes_generated
         starts = {job.number: len(job.run.prompt) - rewrites for job in jobs}
         while todo:
@@ -350,7 +392,7 @@ class ResumeEngine(FullEngine):
             edits: list[tuple[Edit, int]] = []
             for job, writing in todo:
                 start, end = starts[job.number], len(writing.sequence)
-                self.model.forget(job.number, start)
+                regions.take(job.number, start, end)
                 rows += [
                     Row(writing.sequence[p], p, (job.number,), p == end - 1)
                     for p in range(start, end)
@@ -359,8 +401,10 @@ class ResumeEngine(FullEngine):
                     (self._change(job.intervention, layer, job.example)(start), end - start)
                 )
                 starts[job.number] = end - rewrites
-            logits = self.model.decode(Batch(rows), _Together(edits))
-            for (_, writing), row in zip(todo, logits, strict=True):
+            together = regions.in_company(rows)
+            edits += [(CLEAN, 1)] * (len(together) - len(rows))
+            logits = self.model.decode(Batch(together), _Together(edits))
+            for (_, writing), row in zip(todo, logits, strict=False):
                 writing.take(row)
             todo = [(job, writing) for job, writing in todo if not writing.done]
 
@@ -372,28 +416,49 @@ class ResumeEngine(FullEngine):
             job.first if first_step else job.newest - job.intervention.writes_generated
             for job in jobs
         ]
-        for job, start in zip(jobs, starts, strict=True):
-            model.forget(job.number, start)
         spans = list(zip(jobs, starts, [job.newest + 1 for job in jobs], strict=True))
         kind = jobs[0].intervention
         if kind.attention_off:
             entry = np.concatenate([_clean_states(span, layer) for span in spans])
-            rows = batches.of(spans, "each")
-            return model.decode_part(rows, lambda graph: graph.without_attention(layer, entry))
-        written = [_written_states(span, layer) for span in spans]
-        if kind.holds_past:
-            past, spans = _split(spans)
-            held = np.concatenate([states[:-1] for states in written])
-            written = [states[-1:] for states in written]
-            rows = batches.of(past, "one")
-            model.decode_part(
-                rows, lambda graph: graph.keys_and_values(layer, held), want_logits=False
-            )
-        entry = np.concatenate(written)
+        else:
+            written = [_written_states(span, layer) for span in spans]
+            if kind.holds_past:
+                past, spans = _split(spans)
+                self._hold(past, [states[:-1] for states in written], layer, batches)
+                written = [states[-1:] for states in written]
+            entry = np.concatenate(written)
+        batches.take(spans)
         rows, kept = batches.of(spans, "each"), _held_rows(spans)
-        if kept:
-            return model.decode_part(rows, lambda graph: graph.holding(layer, entry, kept))
-        return model.decode_part(rows, lambda graph: graph.from_layer(layer, entry))
+        entry = _for_all(rows, entry)
+
+        def part(graph: Graph) -> Part:
+            if kind.attention_off:
+                return graph.without_attention(layer, entry)
+            if kept:
+                return graph.holding(layer, entry, kept)
+            return graph.from_layer(layer, entry)
+
+        return model.decode_part(rows, part)[: len(jobs)]
+
+    def _hold(
+        self, past: Sequence[_Span], states: Sequence[FloatArray], layer: int, batches: _Batches
+    ) -> None:
+        """Keys and values of past tokens that keep these states in all blocks from a layer on."""
+        batches.take(past)
+        rows = batches.of(past, "one")
+        held = _for_all(rows, np.concatenate(states))
+        self.model.decode_part(
+            rows, lambda graph: graph.keys_and_values(layer, held), want_logits=False
+        )
+
+    def _room(self, prompt: Sequence[int], max_tokens: int) -> int:
+        """How many cells a prompt and its answer take."""
+        length = len(prompt) + max_tokens
+        return length if self._is_plain else aligned(length)
+
+    def _in_front(self, shared: int) -> int:
+        """How many of the tokens that prompts have in common lie in front of all regions."""
+        return shared if self._is_plain else shared - shared % STEP
 
     def _most_rows(self, on_cpu: Mapping[str, int]) -> int:
         return on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)
@@ -434,6 +499,11 @@ class _Together:
             parts.append(mine if new is None else new)
             start += n_rows
         return np.concatenate(parts)
+
+
+def _for_all(rows: Batch, states: FloatArray) -> FloatArray:
+    """States for all rows, of which the last one may be a companion."""
+    return states if len(states) == len(rows) else np.concatenate([states, states[-1:]])
 
 
 def _everything(_number: int, _layer: int) -> bool:

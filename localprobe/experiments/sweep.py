@@ -267,12 +267,14 @@ class Sweep:
                 self._done[row.patch, row.layer] += 1
                 yield self._counted(row)
             to_do = {pair[0].example.number for pair in pairs} - self._known.keys()
+            if self._engine.company == 1:
+                pairs = [pair for pair in pairs if pair[0].example.number in to_do]
             for patch in self._patches if to_do else ():
                 for row in self._cells(patch, pairs):
                     if row.example in to_do:
                         self._done[patch, row.layer] += 1
                     self._pace.did(patch, self._work.cell(patch, row.layer or 0, len(pairs)))
-                    # Known ones share the decodes as before, so that the others do not change.
+                    # Known ones share the decodes as before, where the others would change.
                     yield self._counted(row) if row.example in to_do else None
             yield None
         yield from self._clean_rows()

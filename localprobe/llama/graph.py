@@ -106,6 +106,10 @@ class Graph:
         written = {self.state[block]: write for block in range(layer, self._n_layer)}
         return Part(self._all_but_stores(layer), written)
 
+    def nothing(self) -> Part:
+        """Only take cells of the cache."""
+        return Part(np.arange(len(self.addresses)), {})
+
     def below(self, layer: int) -> Part:
         """Only fill the cache below block `layer`, from the tokens themselves."""
         return Part(self._all_but_stores_below(layer), {})

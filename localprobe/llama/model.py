@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -230,11 +231,28 @@ class Model(Vocabulary):
         """Forget every sequence. Unless it is wiped, the cache keeps its data in the same cells."""
         llama.llama_memory_clear(llama.llama_get_memory(self._context), wipe)
 
-    def forget(self, sequence: int, start: int) -> None:
-        """Forget a sequence's tokens at positions `start` and after."""
+    def forget(self, sequence: int, start: int, end: int = -1) -> None:
+        """Forget a sequence's tokens at positions `start` and after, up to `end` if it is given."""
         memory = llama.llama_get_memory(self._context)
-        if not llama.llama_memory_seq_rm(memory, sequence, start, -1):
+        if not llama.llama_memory_seq_rm(memory, sequence, start, end):
             raise ModelError("this model's memory cannot forget its latest tokens")
+
+    def hand_over(self, sequence: int, other: int, start: int) -> None:
+        """Let another sequence have the cells of one at positions `start` and after."""
+        memory = llama.llama_get_memory(self._context)
+        llama.llama_memory_seq_cp(memory, sequence, other, start, -1)
+        self.forget(sequence, start)
+
+    def occupy(self, rows: Sequence[Row]) -> None:
+        """Give rows their cells, and compute nothing."""
+        self._state_places()  # the first time, finding them empties the cache
+        if self._graph is None:
+            first = rows[0]
+            few = Batch([Row(first.token, first.position, first.sequences, True)])
+            self.learn_graph(few)
+            self._forget_rows(few)
+        batch = Batch([*rows[:-1], replace(rows[-1], output=True)])
+        self.decode_part(batch, lambda graph: graph.nothing(), want_logits=False)
 
     def share(self, sequence: int, others: Iterable[int], end: int) -> None:
         """Let other sequences have the tokens of one at positions below `end`, and no others.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.engine.full import FullEngine
-from localprobe.engine.proof import check_resume, moved_by_flash
+from localprobe.engine.proof import check_resume, keeps_bits, moved_by_flash
 from localprobe.engine.resume import BATCH_SIZE, ResumeEngine
 from localprobe.engine.tokens_proof import check_hiding, check_hiding_resumed
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
@@ -196,12 +196,14 @@ RESUME, FULL = "resume", "full"
 def choose_engine(
     loaded: LoadedModel,
     name: str = RESUME,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = BATCH_SIZE,
     *,
     tell: Callable[[str], object] = lambda _message: None,
 ) -> tuple[FullEngine, str]:
     """The engine of that name; where resuming was not proved exact on this model, whole passes.
 
+    batch_size: how many prompts may share a decode; None for as many as change no bit of each
+    other. Whether any do is found out at a model's first use.
     tell: is told what is done at a model's first use, before it is.
     Also gives why it is not the one asked for, or an empty text.
     """
@@ -212,7 +214,9 @@ def choose_engine(
         return FullEngine(loaded.model, noise), ""
     if noise is None:
         return FullEngine(loaded.model), reason
-    return ResumeEngine(loaded.model, batch_size, noise), ""
+    keeps = batch_size != 1 and _keeps_bits(loaded)
+    size = (BATCH_SIZE if keeps else 1) if batch_size is None else batch_size
+    return ResumeEngine(loaded.model, size, noise, keeps_bits=keeps), ""
 
 
 AUTO_ATTENTION = "auto"
@@ -283,6 +287,23 @@ def _noise(loaded: LoadedModel, tell: Callable[[str], object]) -> tuple[float | 
     except (ValueError, OverflowError):
         return None, found
     return (noise, "") if 0 <= noise < math.inf else (None, found)
+
+
+def _keeps_bits(loaded: LoadedModel) -> bool:
+    """Whether prompts that share decodes get the bits that they get alone; tried once per file."""
+
+    def run() -> str:
+        try:
+            with _any_length(loaded.model):
+                return str(keeps_bits(loaded.model))
+        except LocalprobeError:
+            return str(False)
+
+    # Flash attention takes other steps from some number of rows on.
+    if loaded.model.attention == FLASH:
+        return False
+    found = remembered_of_file(loaded.sha256, f"bits in company, {loaded.model.checked_on}", run)
+    return found == str(True)
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def new_manifest(
             "experiment": experiment,
             "engine": engine.name,
             "devices": engine.model.devices,
-            "batch": engine.batch_size,
+            "batch": engine.company,
             "noise": engine.noise,
             "metric": tally.metric,
             "chance": tally.chance,

@@ -1,0 +1,89 @@
+"""Where prompts that share a cache lie in it, so that company changes no bit.
+
+llama.cpp puts a row into the first cell that is free, and attention sums over cells in steps of as
+many as fit a vector. So where a prompt lies decides in which order its sums are made, and in a
+quantized model the last digit of a sum can grow. Here each prompt lies as it would alone: its
+region begins at a multiple of any such step, and in between are cells that it does not see, which
+add zeros. A second sequence, the prompt's spare, holds the cells that the prompt does not use yet.
+
+One row alone is multiplied by other kernels than two: it gets a companion, which is of no use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from localprobe.llama.batch import Row
+from localprobe.llama.model import Model
+
+STEP = 16
+"""Cells: 16 float32 numbers are what the widest vectors of CPUs hold (AVX-512)."""
+
+
+def aligned(n: int) -> int:
+    """The next multiple of STEP."""
+    return -(-n // STEP) * STEP
+
+
+class Regions:
+    """The cells of some prompts, numbered from 0 as their sequences are.
+
+    lengths: of each prompt with all that may be generated. shared: how many tokens all begin with
+    in common, a multiple of STEP; those lie in front. plain: let llama.cpp choose the cells.
+    """
+
+    def __init__(
+        self, model: Model, lengths: Sequence[int], shared: int = 0, *, plain: bool = False
+    ) -> None:
+        self._model, self._shared = model, shared
+        self._ends = [shared + aligned(length - shared) for length in lengths]
+        self._is_plain = plain
+        # The cells of a prompt alone are in order by themselves.
+        self._has_spares = len(lengths) > 1 and not plain
+
+    def reserve(self) -> None:
+        """Room in the model for all of them."""
+        cells = self._shared + sum(end - self._shared for end in self._ends)
+        self._model.reserve(cells + 1, max(2, self._n_sequences))
+
+    def lay(self) -> None:
+        """Give every prompt its region, the shared tokens being in the cache."""
+        if not self._has_spares:
+            return
+        self._model.forget(self._companion, 0)
+        n = len(self._ends)
+        rows = [
+            Row(0, p, (n + i,))
+            for i, end in enumerate(self._ends)
+            for p in range(self._shared, end)
+        ]
+        self._model.occupy(rows)
+
+    def take(self, number: int, start: int, end: int) -> None:
+        """Forget a prompt's tokens from `start` on; its rows [start, end) are decoded next.
+
+        Rows must be decoded in the order of prompts and positions.
+        """
+        if not self._is_plain:
+            self._model.forget(self._companion, 0)
+        if self._has_spares:
+            spare = len(self._ends) + number
+            self._model.hand_over(number, spare, start)
+            self._model.forget(spare, start, end)
+        else:
+            self._model.forget(number, start)
+
+    def in_company(self, rows: list[Row], *, want_logits: bool = True) -> list[Row]:
+        """The rows, and a companion where one row or one output would be alone."""
+        outputs = sum(row.output for row in rows)
+        if self._is_plain or (len(rows) > 1 and (outputs > 1 or not want_logits)):
+            return rows
+        return [*rows, Row(rows[-1].token, 0, (self._companion,), True)]
+
+    @property
+    def _n_sequences(self) -> int:
+        return len(self._ends) * (2 if self._has_spares else 1) + (not self._is_plain)
+
+    @property
+    def _companion(self) -> int:
+        return self._n_sequences - 1

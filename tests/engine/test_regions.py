@@ -1,0 +1,72 @@
+"""Prompts that share decodes have the bits that they have alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localprobe.engine import proof, regions
+from localprobe.engine.full import Answer, CleanRun
+from localprobe.engine.interventions import Donor, by_name
+from localprobe.engine.resume import ResumeEngine
+from localprobe.llama.model import Model
+
+PATCHES = ("random", "freeze", "skip", "inject")
+LAYERS, MAX_TOKENS = range(3), 4
+
+
+@pytest.fixture(scope="module")
+def model(tiny_file: Callable[[str], Path]) -> Model:
+    return Model(tiny_file("llama"), threads=1)
+
+
+def everything(
+    engine: ResumeEngine, prompts: Sequence[list[int]], numbers: Sequence[int], patch: str
+) -> tuple[list[CleanRun], dict[tuple[int, int], Answer]]:
+    stops = [None] * len(prompts)
+    runs = engine.clean(prompts, LAYERS, max_tokens=MAX_TOKENS, stops=stops)
+    kinds = [by_name(patch, 0, Donor(run.states, (1,), (0,))) for run in runs]
+    layers = [layer for layer in LAYERS if layer >= kinds[0].first_layer]
+    cells = engine.run(runs, kinds, layers, max_tokens=MAX_TOKENS, examples=numbers, stops=stops)
+    return runs, {(numbers[i], layer): answer for i, layer, answer in cells}
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+@settings(max_examples=8, deadline=None)
+@given(
+    begin=st.lists(st.integers(3, 90), max_size=40),
+    ends=st.lists(st.lists(st.integers(3, 90), min_size=2, max_size=30), min_size=2, max_size=6),
+)
+def test_company_changes_no_bit(
+    model: Model, patch: str, begin: list[int], ends: list[list[int]]
+) -> None:
+    prompts = [[*begin, *end] for end in ends]
+    numbers = list(range(len(prompts)))
+    runs, cells = everything(ResumeEngine(model), prompts, numbers, patch)
+    for number in numbers:
+        own, alone = everything(ResumeEngine(model), [prompts[number]], [number], patch)
+        assert own[0].tokens == runs[number].tokens
+        for layer in LAYERS:
+            assert np.array_equal(own[0].states[layer], runs[number].states[layer])
+        for cell, answer in alone.items():
+            assert np.array_equal(answer.logits, cells[cell].logits)
+            assert answer.all_tokens == cells[cell].all_tokens
+            assert answer.margin == cells[cell].margin  # of the tokens that follow, too
+
+
+def test_the_proof_sees_what_regions_are_for(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert proof.keeps_bits(model)
+    monkeypatch.setattr(regions, "aligned", lambda n: n)
+    assert not proof.keeps_bits(model)
+
+
+def test_the_proof_sees_that_one_row_is_multiplied_otherwise_than_two(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions.Regions, "in_company", lambda self, rows, **_: rows)
+    assert not proof.keeps_bits(model)

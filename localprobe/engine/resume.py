@@ -77,6 +77,16 @@ class _Job:
         return tuple(sequence) == self.run.tokens[: len(sequence)]
 
 
+@dataclass
+class _Left:
+    """A job whose answer has left the clean one at a layer, and what the cache held of it."""
+
+    layer: int
+    job: _Job
+    writing: Writing
+    saved: bytes
+
+
 _Span = tuple[_Job, int, int]
 """The tokens [start, end) of a job."""
 
@@ -254,6 +264,10 @@ class ResumeEngine(FullEngine):
     ) -> Iterator[tuple[int, int, Answer]]:
         if not runs:
             return
+        if len(runs) == 1 and wanted is None:
+            job = _Job(0, runs[0], interventions[0], examples[0], stops[0])
+            yield from self._run_alone(job, sorted(layers, reverse=True), max_tokens)
+            return
         wanted = wanted or _everything
         all_rows = _changes_all_rows(interventions[0])
         lengths = [self._room(run.prompt, max_tokens) for run in runs]
@@ -266,10 +280,61 @@ class ResumeEngine(FullEngine):
             }
             yield from self._run_batch(jobs, downwards, max_tokens, wanted)
 
-    def _run_batch(
-        self, jobs: Mapping[int, _Job], layers: Sequence[int], max_tokens: int, wanted: Wanted
+    def _run_alone(
+        self, job: _Job, layers: Sequence[int], max_tokens: int
     ) -> Iterator[tuple[int, int, Answer]]:
-        """The answers of jobs that share decodes, layers going down. jobs: by prompt's number."""
+        """The answers of one prompt: those that leave the clean one are written side by side.
+
+        A layer is a graph of its own, but from the second token on all are whole passes.
+        """
+        length = self._room(job.run.prompt, max_tokens)
+        most = max(1, self._most_rows(FEW_ROWS) // length)
+        window = self.model.info.sliding_window
+        if window and length > window:
+            most = 1
+        for start in range(0, len(layers), most):
+            some = layers[start : start + most]
+            left: list[_Left] = []
+            try:
+                # Attention is switched off for all rows of a decode, or for none.
+                aside = None if job.intervention.attention_off else left
+                found = list(self._run_batch({0: job}, some, max_tokens, _everything, aside))
+                self._go_on_side_by_side(left, max_tokens)
+            except NotFiniteError:
+                # One that is not finite spoils all that share its cache: each by itself.
+                found, left = list(self._run_batch({0: job}, some, max_tokens, _everything)), []
+            written = {one.layer: one.writing.answer() for one in left}
+            for number, layer, answer in found:
+                yield number, layer, written.get(layer, answer)
+
+    def _go_on_side_by_side(self, left: Sequence[_Left], max_tokens: int) -> None:
+        """Generate to the end, each in a sequence of its own."""
+        lengths = [len(one.job.run.prompt) + max_tokens for one in left]
+        if not left:
+            return
+        regions = Regions(self.model, lengths, plain=self._is_plain)
+        regions.reserve()
+        self.model.clear()
+        regions.lay()
+        jobs = []
+        for number, one in enumerate(left):
+            regions.take(number, 0, len(one.job.run.prompt))
+            self.model.restore(one.saved, number)
+            jobs.append(replace(one.job, number=number, writing=one.writing))
+        self._go_on_together(jobs, [one.layer for one in left], regions)
+
+    def _run_batch(
+        self,
+        jobs: Mapping[int, _Job],
+        layers: Sequence[int],
+        max_tokens: int,
+        wanted: Wanted,
+        left: list[_Left] | None = None,
+    ) -> Iterator[tuple[int, int, Answer]]:
+        """The answers of jobs that share decodes, layers going down. jobs: by prompt's number.
+
+        left: where given, it gets those that leave the clean answer, to be gone on with.
+        """
         ready: _Batches | None = None
         n_decodes = 0
         for below, layer in enumerate(layers):
@@ -288,9 +353,11 @@ class ResumeEngine(FullEngine):
                     ready = _Batches(todo, self._fill_prefix(list(todo.values()), lengths))
                 for job in todo.values():
                     job.writing = None
-                self._layer(list(todo.values()), layer, max_tokens, ready)
+                self._layer(list(todo.values()), layer, max_tokens, ready, left)
                 n_decodes = self.model.n_decodes
             except NotFiniteError:
+                if left is not None:
+                    raise
                 if len(todo) > 1:
                     # One that is not finite spoils all that share its cache: each by itself.
                     for i, job in jobs.items():
@@ -304,8 +371,17 @@ class ResumeEngine(FullEngine):
                 assert job.writing is not None
                 yield i, layer, job.writing.answer()
 
-    def _layer(self, jobs: list[_Job], layer: int, max_tokens: int, batches: _Batches) -> None:
-        """Write the answers of all jobs at a layer."""
+    def _layer(
+        self,
+        jobs: list[_Job],
+        layer: int,
+        max_tokens: int,
+        batches: _Batches,
+        left: list[_Left] | None,
+    ) -> None:
+        """Write the answers of all jobs at a layer; of those that leave the clean one, the rest is
+        left to whoever asked for it.
+        """
         active, elsewhere = jobs, list[_Job]()
         while active:
             logits = self._step(active, layer, batches)
@@ -323,7 +399,15 @@ class ResumeEngine(FullEngine):
             if not batches.filled:
                 self._fill_below(list(batches.jobs.values()), layer, batches)
                 batches.filled = True
-            self._go_on_together(elsewhere, layer, batches.regions)
+            if left is None:
+                self._go_on_together(elsewhere, [layer] * len(elsewhere), batches.regions)
+            else:
+                left += [self._leave(job, layer) for job in elsewhere]
+
+    def _leave(self, job: _Job, layer: int) -> _Left:
+        assert job.writing is not None
+        self.model.forget(job.number, len(job.run.prompt))
+        return _Left(layer, job, job.writing, self.model.saved(job.number))
 
     def _fill_prefix(self, jobs: Sequence[_Job], lengths: Sequence[int]) -> Regions:
         """What stands before the first row that changes, clean, where that row attends to it.
@@ -381,16 +465,21 @@ class ResumeEngine(FullEngine):
             rows = batches.of(part, outputs)
             self.model.decode_part(rows, lambda graph: graph.below(layer), want_logits=False)
 
-    def _go_on_together(self, jobs: Sequence[_Job], layer: int, regions: Regions) -> None:
-        """Generate to the end through all blocks, the cache holding the prompts."""
-        in_order = sorted(jobs, key=lambda job: job.number)
-        todo = [(job, job.writing) for job in in_order if job.writing is not None]
+    def _go_on_together(
+        self, jobs: Sequence[_Job], layers: Sequence[int], regions: Regions
+    ) -> None:
+        """Generate to the end through all blocks, the cache holding the prompts.
+
+        layers: of each job, that at which it is changed.
+        """
+        in_order = sorted(zip(jobs, layers, strict=True), key=lambda pair: pair[0].number)
+        todo = [(job, job.writing, layer) for job, layer in in_order if job.writing is not None]
         rewrites = jobs[0].intervention.writes_generated
         starts = {job.number: len(job.run.prompt) - rewrites for job in jobs}
         while todo:
             rows: list[Row] = []
             edits: list[tuple[Edit, int]] = []
-            for job, writing in todo:
+            for job, writing, layer in todo:
                 start, end = starts[job.number], len(writing.sequence)
                 regions.take(job.number, start, end)
                 rows += [
@@ -404,9 +493,9 @@ class ResumeEngine(FullEngine):
             together = regions.in_company(rows)
             edits += [(CLEAN, 1)] * (len(together) - len(rows))
             logits = self.model.decode(Batch(together), _Together(edits))
-            for (_, writing), row in zip(todo, logits, strict=False):
+            for (_, writing, _), row in zip(todo, logits, strict=False):
                 writing.take(row)
-            todo = [(job, writing) for job, writing in todo if not writing.done]
+            todo = [each for each in todo if not each[1].done]
 
     def _step(self, jobs: Sequence[_Job], layer: int, batches: _Batches) -> FloatArray:
         """Logits (n_jobs, n_vocab) after the newest token of each, which is clean."""
@@ -484,18 +573,21 @@ class ResumeEngine(FullEngine):
 
 
 class _Together:
-    """The edits of several sequences whose rows stand one after another in a decode."""
+    """The edits of several sequences whose rows stand one after another in a decode.
+
+    Where they switch attention off, it is off for all of them.
+    """
 
     def __init__(self, edits: Sequence[tuple[Edit, int]]) -> None:
         self._edits = edits
-        self.layers = edits[0][0].layers
+        self.layers = frozenset(layer for edit, _ in edits for layer in edit.layers)
         self.attention_off_from = edits[0][0].attention_off_from
 
     def apply(self, layer: int, states: FloatArray) -> FloatArray:
         parts, start = [], 0
         for edit, n_rows in self._edits:
             mine = states[start : start + n_rows]
-            new = edit.apply(layer, mine)
+            new = edit.apply(layer, mine) if layer in edit.layers else None
             parts.append(mine if new is None else new)
             start += n_rows
         return np.concatenate(parts)

@@ -243,6 +243,19 @@ class Model(Vocabulary):
         llama.llama_memory_seq_cp(memory, sequence, other, start, -1)
         self.forget(sequence, start)
 
+    def saved(self, sequence: int) -> bytes:
+        """What the cache holds of a sequence."""
+        size = llama.llama_state_seq_get_size(self._context, sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        n = llama.llama_state_seq_get_data(self._context, buffer, size, sequence)
+        return bytes(memoryview(buffer)[:n])
+
+    def restore(self, saved: bytes, sequence: int) -> None:
+        """Give a sequence, in the first free cells, what was saved of another one."""
+        buffer = (ctypes.c_uint8 * len(saved)).from_buffer_copy(saved)
+        if not llama.llama_state_seq_set_data(self._context, buffer, len(saved), sequence):
+            raise ModelError(f"llama.cpp could not copy what its cache holds of {self.path}")
+
     def occupy(self, rows: Sequence[Row]) -> None:
         """Give rows their cells, and compute nothing."""
         self._state_places()  # the first time, finding them empties the cache

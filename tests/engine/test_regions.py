@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localprobe.engine import proof, regions
-from localprobe.engine.full import Answer, CleanRun
+from localprobe.engine.full import Answer, CleanRun, Wanted
 from localprobe.engine.interventions import Donor, by_name
 from localprobe.engine.resume import ResumeEngine
 from localprobe.llama.model import Model
@@ -70,3 +70,31 @@ def test_the_proof_sees_that_one_row_is_multiplied_otherwise_than_two(
 ) -> None:
     monkeypatch.setattr(regions.Regions, "in_company", lambda self, rows, **_: rows)
     assert not proof.keeps_bits(model)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3", "qwen3moe"])
+@pytest.mark.parametrize("patch", PATCHES)
+def test_what_is_written_side_by_side_is_what_is_written_alone(
+    tiny_file: Callable[[str], Path], arch: str, patch: str
+) -> None:
+    model = Model(tiny_file(arch), threads=1)
+    engine, prompt = ResumeEngine(model), [5, 17, 44, 8, 61, 30, 12]
+    (run,) = engine.clean([prompt], range(model.n_layer), max_tokens=6, stops=[None])
+    kind = by_name(patch, 0, Donor({k: -s for k, s in run.states.items()}, (2, 3), (0, 1)))
+    layers = range(kind.first_layer, model.n_layer)
+
+    def cells(wanted: Wanted | None) -> dict[int, Answer]:
+        found = engine.run(
+            [run], [kind], layers, max_tokens=6, examples=[0], stops=[None], wanted=wanted
+        )
+        return {layer: answer for _, layer, answer in found}
+
+    together, alone = cells(None), cells(lambda _number, _layer: True)
+    assert list(together) == list(alone) == sorted(layers, reverse=True)
+    if arch == "llama":
+        assert any(answer.tokens != run.answer.tokens for answer in alone.values())
+    for layer in layers:
+        assert together[layer].all_tokens == alone[layer].all_tokens
+        assert together[layer].margin == alone[layer].margin
+        assert np.array_equal(together[layer].logits, alone[layer].logits)
+    model.close()

@@ -12,6 +12,7 @@ from helpers.dequantise import dequantise
 from hypothesis import settings
 
 from localprobe.engine.full import FullEngine
+from localprobe.engine.resume import ResumeEngine
 from localprobe.llama import rpc
 from localprobe.llama.model import Model
 from localprobe.models import opening as models
@@ -60,6 +61,21 @@ def tiny_engine(tiny_file: Callable[[str], Path]) -> Iterator[Callable[[str], Fu
     def engine(arch: str) -> FullEngine:
         if arch not in engines:
             engines[arch] = FullEngine(Model(tiny_file(arch), threads=1))
+        return engines[arch]
+
+    yield engine
+    for each in engines.values():
+        each.model.close()
+
+
+@pytest.fixture(scope="session")
+def resume_engine(tiny_file: Callable[[str], Path]) -> Iterator[Callable[[str], ResumeEngine]]:
+    """arch -> a resume engine, of three prompts a decode, with a model of its own."""
+    engines: dict[str, ResumeEngine] = {}
+
+    def engine(arch: str) -> ResumeEngine:
+        if arch not in engines:
+            engines[arch] = ResumeEngine(Model(tiny_file(arch), threads=1), batch_size=3)
         return engines[arch]
 
     yield engine

@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before OpenMP is loaded: threads of several processes that wait for one another in loops, each
+    # on every core, take the cores from those that compute.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from helpers import tiny, workers
@@ -21,6 +27,15 @@ from localprobe.models import opening as models
 settings.register_profile("default", max_examples=50, derandomize=True)
 settings.register_profile("thorough", max_examples=1500)
 settings.load_profile("default")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole stretches of the tests for each process, so that few make the same models."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
 
 ARCHITECTURES = (
     "llama",

@@ -31,7 +31,10 @@ def rows(model: Model, batch: int = 1, **changes: Any) -> Rows:
     return {(row.example, row.patch, row.layer): row for row in found}
 
 
-@pytest.fixture(scope="module", params=["exact", "flash"])
+# Exact is what this model is given by itself; flash on a tiny one: engine/test_attention_ways.py.
+@pytest.fixture(
+    scope="module", params=["exact", pytest.param("flash", marks=pytest.mark.exhaustive)]
+)
 def model(default_model: Path, request: pytest.FixtureRequest) -> Iterator[Model]:
     with Model(default_model, attention=request.param) as opened:
         yield opened

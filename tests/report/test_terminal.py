@@ -160,7 +160,10 @@ def test_asked_by_a_signal_where_it_is_piped(
     )
     assert process.stderr is not None
     said = ""
-    # Whenever it comes, it does not kill; once there are rows, it is answered.
+    # Whenever it comes, once Python is up, it does not kill; once there are rows, it is answered.
+    while not own_cache.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
     while not said.startswith("sweep capitals: example"):
         time.sleep(0.2)
         process.send_signal(signal.SIGUSR1)

@@ -18,7 +18,7 @@ from localprobe.report.drawing import unstyled
 from localprobe.report.export import FORMATS, exported
 from localprobe.report.map_records import read_maps as read_map_file
 from localprobe.report.maps_view import maps_record, maps_text
-from localprobe.report.misses import misses, misses_table
+from localprobe.report.misses import misses, misses_table, not_finite
 from localprobe.report.run_page import run_page
 from localprobe.report.score_table import report as score_report
 from localprobe.report.terminal import print_document, say, size_text, stdout_console
@@ -93,19 +93,24 @@ def _show_maps(found: Sequence[Maps], *, json: bool) -> None:
 
 
 def _show_misses(runs: Sequence[Run], patch: str | None, layers: str | None, *, json: bool) -> None:
-    found = [misses(run, patch, layers) for run in runs]
+    found = [(misses(run, patch, layers), not_finite(run, patch, layers)) for run in runs]
     if json:
         records = [
-            {"run": str(run.path), "task": run.manifest.task, "misses": records}
-            for run, records in zip(runs, found, strict=True)
+            {
+                "run": str(run.path),
+                "task": run.manifest.task,
+                "misses": wrong,
+                "not_finite": lost,
+            }
+            for run, (wrong, lost) in zip(runs, found, strict=True)
         ]
         print_document(records[0] if len(records) == 1 else records)
         return
     console = stdout_console()
-    for number, (run, records) in enumerate(zip(runs, found, strict=True)):
+    for number, (run, (wrong, lost)) in enumerate(zip(runs, found, strict=True)):
         if number:
             console.print()
-        console.print(misses_table(console, run, patch, records))
+        console.print(misses_table(console, run, patch, wrong, lost))
 
 
 def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:

@@ -252,7 +252,7 @@ def test_ctrl_c_leaves_the_table_as_it_stood(
 def test_the_live_view_says_what_it_rests_on(
     tiny_file: Callable[[str], Path], own_cache: Path
 ) -> None:
-    arguments = [*SWEEP, "-n", "40", "-m", str(tiny_file("gemma3"))]
+    arguments = [*SWEEP, "-n", "20", "-m", str(tiny_file("gemma3"))]
     terminal = Terminal(*arguments, columns=80)
     terminal.read_until(rb"example [3-9] of about")
     assert re.search(rb"answers behind each score: \d+", terminal.output)

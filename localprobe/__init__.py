@@ -4,7 +4,6 @@ The library is in `localprobe.api`; its names can be imported from here.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     )
     from localprobe.errors import LocalprobeError
 
-__version__ = version("localprobe")
+__version__: str
 __all__ = [
     "LocalprobeError",
     "Model",
@@ -41,7 +40,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # llama.cpp is loaded when it is needed, so that localprobe --help is there at once.
+    # llama.cpp is loaded when it is needed, and the package's record is read when it is asked for,
+    # so that localprobe --help is there at once.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("localprobe")
     if name == "LocalprobeError":
         return import_module("localprobe.errors").LocalprobeError
     if name in __all__:
@@ -50,4 +54,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
+    return sorted([*__all__, "__version__", *(name for name in globals() if name.startswith("__"))])

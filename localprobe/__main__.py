@@ -48,10 +48,12 @@ def _open_closed_streams() -> None:
 
 
 def _forget_odd_settings() -> None:
-    """Of the environment, at which rich and tqdm would stumble: theirs are not ours to explain."""
+    """Of the environment, at which others would stumble: rich, tqdm, and matplotlib, which is only
+    to write files here. What they would say of them is not ours to explain.
+    """
     for name in list(os.environ):
         size = name in ("COLUMNS", "LINES") and not re.fullmatch("[0-9]{1,6}", os.environ[name])
-        if size or name.startswith("TQDM_"):
+        if size or name == "MPLBACKEND" or name.startswith("TQDM_"):
             del os.environ[name]
 
 

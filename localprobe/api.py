@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from localprobe.engine import interventions
 from localprobe.engine.answers import softmax
@@ -56,7 +56,7 @@ from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.runs.descent import PATIENCE
 from localprobe.runs.display import shown_by
 from localprobe.runs.folder import RunFolder
-from localprobe.runs.frames import pandas_frame, polars_frame
+from localprobe.runs.frames import Framed
 from localprobe.runs.manifest import Manifest, new_manifest, now
 from localprobe.runs.maps import MapFolder, MapRow, Maps, rows_of
 from localprobe.runs.maps import new_manifest as map_manifest
@@ -65,10 +65,6 @@ from localprobe.runs.rows import Row
 
 _WORTH_SAYING = 2.5e8
 """Bytes."""
-
-if TYPE_CHECKING:
-    import pandas
-    import polars
 
 T = TypeVar("T")
 Watch = Callable[[Iterator[T], int], Iterable[T]]
@@ -209,13 +205,14 @@ class Model:
 
 
 @dataclass(frozen=True, repr=False)
-class Probe:
+class Probe(Framed):
     """Answers to one prompt. tokens: of the prompt. rows: by intervention, layers ascending.
 
     at: the only positions that were written to; None for all past tokens. written: the same in
     words. injection: what was injected there, if anything.
     p_clean: the clean model's probability of the clean answer's first token, whose text is
     first_token; empty for an end token.
+    In a data frame, a row for each of `rows`: patch, layer, text, p_clean, is_clean, clean_share.
     """
 
     prompt: str
@@ -249,20 +246,6 @@ class Probe:
         return probing.survives_from([row for row in self.rows if row.patch == patch])
 
     _COLUMNS: ClassVar = ("patch", "layer", "text", "p_clean", "is_clean", "clean_share")
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row for each of `rows`: patch, layer, text, p_clean, is_clean, clean_share.
-
-        Raises LocalprobeError where pandas is not installed.
-        """
-        return pandas_frame(self._records(), self._COLUMNS)
-
-    def to_polars(self) -> polars.DataFrame:
-        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
-        return polars_frame(self._records(), self._COLUMNS)
-
-    def _records(self) -> list[dict[str, Any]]:
-        return [{name: getattr(row, name) for name in self._COLUMNS} for row in self.rows]
 
     def plot(self) -> Any:
         """P of the clean answer's first token against the layer: matplotlib's axes.
@@ -406,11 +389,12 @@ def check_patches(patches: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, repr=False)
-class Swap:
+class Swap(Framed):
     """A swap on one prompt. original, modified: the clean answers to the prompt and the donor.
 
     parting: the tokens in which they part, whose probabilities the rows give.
     flip_layer: from there on, up to the last row, every row follows the original; None if nowhere.
+    In a data frame, a row for each of `rows`: layer, text, p_original, p_modified, follows.
     """
 
     prompt: str
@@ -433,20 +417,6 @@ class Swap:
         return swapping.flip_layer(self.rows)
 
     _COLUMNS: ClassVar = ("layer", "text", "p_original", "p_modified", "follows")
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row for each of `rows`: layer, text, p_original, p_modified, follows.
-
-        Raises LocalprobeError where pandas is not installed.
-        """
-        return pandas_frame(self._records(), self._COLUMNS)
-
-    def to_polars(self) -> polars.DataFrame:
-        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
-        return polars_frame(self._records(), self._COLUMNS)
-
-    def _records(self) -> list[dict[str, Any]]:
-        return [{name: getattr(row, name) for name in self._COLUMNS} for row in self.rows]
 
     def plot(self) -> Any:
         """P(original) and P(modified) against the layer: matplotlib's axes.

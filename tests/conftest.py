@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before OpenMP is loaded: threads of several processes that wait for one another in loops, each
+    # on every core, take the cores from those that compute.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from helpers import tiny, workers
@@ -12,14 +18,24 @@ from helpers.dequantise import dequantise
 from hypothesis import settings
 
 from localprobe.engine.full import FullEngine
+from localprobe.engine.resume import ResumeEngine
 from localprobe.llama import rpc
 from localprobe.llama.model import Model
 from localprobe.models import opening as models
 
-# The same in every run: what is new is looked for by the thorough one.
-settings.register_profile("default", max_examples=50, derandomize=True)
-settings.register_profile("thorough", max_examples=1500)
+# The same in every run: what is new is looked for by the thorough one. A busy machine is no error.
+settings.register_profile("default", max_examples=50, derandomize=True, deadline=None)
+settings.register_profile("thorough", max_examples=1500, deadline=None)
 settings.load_profile("default")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole stretches of the tests for each process, so that few make the same models."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
 
 ARCHITECTURES = (
     "llama",
@@ -60,6 +76,21 @@ def tiny_engine(tiny_file: Callable[[str], Path]) -> Iterator[Callable[[str], Fu
     def engine(arch: str) -> FullEngine:
         if arch not in engines:
             engines[arch] = FullEngine(Model(tiny_file(arch), threads=1))
+        return engines[arch]
+
+    yield engine
+    for each in engines.values():
+        each.model.close()
+
+
+@pytest.fixture(scope="session")
+def resume_engine(tiny_file: Callable[[str], Path]) -> Iterator[Callable[[str], ResumeEngine]]:
+    """arch -> a resume engine, of three prompts a decode, with a model of its own."""
+    engines: dict[str, ResumeEngine] = {}
+
+    def engine(arch: str) -> ResumeEngine:
+        if arch not in engines:
+            engines[arch] = ResumeEngine(Model(tiny_file(arch), threads=1), batch_size=3)
         return engines[arch]
 
     yield engine

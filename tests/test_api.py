@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,16 @@ def test_names_are_there_without_loading_llama() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'sweeep'"):
         _ = localprobe.sweeep
+
+
+def test_the_version_is_read_when_it_is_asked_for() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import localprobe, localprobe.files.cache; "
+        "assert 'importlib.metadata' not in set(sys.modules) - before; "
+        "from localprobe import __version__; print(__version__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == f"{metadata.version('localprobe')}\n"
 
 
 def test_dir_shows_the_public_names() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,9 @@ def folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs that examples of the help speak of."""
     folder = tmp_path_factory.mktemp("runs")
     few = ["sweep", "-p", "freeze", "--layers", "28:", "-n", "2"]
-    for name in ("runs/quick", "runs/q4", "runs/bf16"):
-        assert main([*few, "--out", str(folder / name)]) == 0
+    assert main([*few, "--out", str(folder / "runs/quick")]) == 0
+    for name in ("q4", "bf16"):
+        shutil.copytree(folder / "runs/quick", folder / "runs" / name)
     for number in (1, 2):
         out = str(folder / f"shard-{number}")
         assert main([*few, "--shard", f"{number}/2", "--out", out]) == 0
@@ -151,8 +153,8 @@ def test_the_example_of_every_help_works(
     monkeypatch.chdir(folder_of_runs)
     main([*command.split(), "--help"])
     (example,) = EXAMPLE.findall(capsys.readouterr().out)
-    if command == "demo":
-        example += " --short"
+    # A part of what is long.
+    example += {"demo": " --short", "run": " -n 1"}.get(command, "")
     if command == "models remove":
         # Not what was really prepared here.
         monkeypatch.setenv("LOCALPROBE_CACHE", str(folder_of_runs / "cache"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -12,13 +11,14 @@ from pathlib import Path
 
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.files.cache import write_atomically
-from localprobe.files.foreign import escaped, printable
+from localprobe.files.foreign import escaped
 from localprobe.report import documents, run_view
 from localprobe.report.comparison import Comparison, comparison_table
+from localprobe.report.drawing import unstyled
 from localprobe.report.export import FORMATS, exported
 from localprobe.report.map_records import read_maps as read_map_file
 from localprobe.report.maps_view import maps_record, maps_text
-from localprobe.report.misses import misses, misses_table
+from localprobe.report.misses import misses, misses_table, not_finite
 from localprobe.report.run_page import run_page
 from localprobe.report.score_table import report as score_report
 from localprobe.report.terminal import print_document, say, size_text, stdout_console
@@ -93,19 +93,24 @@ def _show_maps(found: Sequence[Maps], *, json: bool) -> None:
 
 
 def _show_misses(runs: Sequence[Run], patch: str | None, layers: str | None, *, json: bool) -> None:
-    found = [misses(run, patch, layers) for run in runs]
+    found = [(misses(run, patch, layers), not_finite(run, patch, layers)) for run in runs]
     if json:
         records = [
-            {"run": str(run.path), "task": run.manifest.task, "misses": records}
-            for run, records in zip(runs, found, strict=True)
+            {
+                "run": str(run.path),
+                "task": run.manifest.task,
+                "misses": wrong,
+                "not_finite": lost,
+            }
+            for run, (wrong, lost) in zip(runs, found, strict=True)
         ]
         print_document(records[0] if len(records) == 1 else records)
         return
     console = stdout_console()
-    for number, (run, records) in enumerate(zip(runs, found, strict=True)):
+    for number, (run, (wrong, lost)) in enumerate(zip(runs, found, strict=True)):
         if number:
             console.print()
-        console.print(misses_table(console, run, patch, records))
+        console.print(misses_table(console, run, patch, wrong, lost))
 
 
 def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:
@@ -131,28 +136,18 @@ def compare(paths: Sequence[Path], *, json: bool) -> None:
 
 
 def plot(paths: Sequence[Path], output: Path, metric: str | None, *, transitions: bool) -> None:
-    # A figure is the same wherever it is made: a matplotlibrc here may be a stranger's.
-    logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
-    os.environ.pop("MPLBACKEND", None)
-    try:
-        from localprobe.report.plot import FORMATS as KINDS
-        from localprobe.report.plot import save_figure
-    except ImportError:
-        raise LocalprobeError(
-            "figures need matplotlib; run: pip install 'localprobe[plot]'"
-        ) from None
-    except Exception as error:  # of a matplotlibrc that is no text, say
-        raise LocalprobeError(f"matplotlib cannot be loaded: {printable(str(error))}") from None
-    if output.suffix.lower() not in KINDS:
-        raise LocalprobeError(f"{output}: the figure must be one of {', '.join(KINDS)}")
-    if metric is None and (maps := _maps(paths)):
-        from localprobe.report.map_figure import save
+    with unstyled():
+        from localprobe.report import map_figure
+        from localprobe.report import plot as figures
 
-        save([_with_rows(each) for each in maps], output)
-        say(f"wrote {output}")
-        return
-    found = [run.by_metric(metric) for run in _runs(paths)]
-    save_figure(found, output, transitions=transitions)
+        if output.suffix.lower() not in figures.FORMATS:
+            kinds = ", ".join(figures.FORMATS)
+            raise LocalprobeError(f"{output}: the figure must be one of {kinds}")
+        if metric is None and (maps := _maps(paths)):
+            map_figure.save([_with_rows(each) for each in maps], output)
+        else:
+            found = [run.by_metric(metric) for run in _runs(paths)]
+            figures.save_figure(found, output, transitions=transitions)
     say(f"wrote {output}")
 
 

@@ -14,7 +14,6 @@ import platform
 import re
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +121,8 @@ def known_of_file(digest: str, beginning: str) -> list[str]:
 
 
 def _versions() -> str:
+    from importlib.metadata import version  # which takes longer to load than --help has
+
     return f"localprobe {version('localprobe')}, llama-cpp-python {version('llama-cpp-python')}"
 
 

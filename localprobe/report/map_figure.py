@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ from localprobe.experiments.attention import Attention
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import DENOISING, TokenMap
 from localprobe.files.cache import write_atomically
-from localprobe.files.foreign import printable
 from localprobe.report import maps_view
+from localprobe.report.drawing import unstyled
 from localprobe.report.map_words import (
     clean_line,
     explained,
@@ -41,7 +39,7 @@ def figure(found: Shown, path: Path | str | None = None) -> Any:
     """
     if path is not None:
         return save([found], Path(path))
-    with _drawing():
+    with unstyled():
         return _drawn([found])
 
 
@@ -51,28 +49,11 @@ def save(found: Sequence[Shown], path: Path) -> None:
         raise LocalprobeError(f"{path}: the figure must be one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    with _drawing():
+    with unstyled():
         drawing = _drawn(found)
         written = io.BytesIO()
         drawing.savefig(written, format=path.suffix.lower().lstrip("."), dpi=150)
         write_atomically(path, written.getvalue())
-
-
-@contextmanager
-def _drawing() -> Iterator[None]:
-    try:
-        import matplotlib
-    except ImportError:
-        raise LocalprobeError(
-            "figures need matplotlib; run: pip install 'localprobe[plot]'"
-        ) from None
-    except Exception as error:  # of a matplotlibrc that is no text, say
-        raise LocalprobeError(f"matplotlib cannot be loaded: {printable(str(error))}") from None
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
-        # Letters that the font lacks are drawn as boxes; that needs no warning.
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        yield
 
 
 def _drawn(found: Sequence[Shown]) -> Any:

@@ -17,6 +17,7 @@ from localprobe.runs.rows import CLEAN, Row
 from localprobe.runs.tally import ORIGINAL, SWAP
 
 _LONGEST = 60
+_MOST_NAMED = 10
 _ASKED, _RIGHT, _SAID = 0.3, 0.25, 0.45
 
 
@@ -30,8 +31,29 @@ def misses(run: Run, patch: str | None, layers: str | None) -> list[dict[str, An
 
     patch: of the run's, None for the clean model. layers: as on the command line, None for all.
     An answer is wrong where the score that matters is 0; of a swap, that of the original answer.
+    Where the model's numbers were not finite there is none: see `not_finite`.
     Raises LocalprobeError for what the run does not have.
     """
+    clean = asked_of(run)
+    metric = ORIGINAL if patch == SWAP else run.tally.metric
+    return [
+        _record(row, clean[row.example], metric)
+        for row in _rows(run, patch, layers)
+        if not row.not_finite and row.scores.get(metric, 0.0) == 0
+    ]
+
+
+def not_finite(run: Run, patch: str | None, layers: str | None) -> list[dict[str, Any]]:
+    """Among the same rows, those without an answer: patch, layer and example of each."""
+    return [
+        {"patch": row.patch, "layer": row.layer, "example": row.example}
+        for row in _rows(run, patch, layers)
+        if row.not_finite
+    ]
+
+
+def _rows(run: Run, patch: str | None, layers: str | None) -> list[Row]:
+    """Layers ascending."""
     if patch is None and layers is not None:
         raise LocalprobeError("--layers is for the misses under an intervention: add --patch NAME")
     if patch is not None and patch not in run.tally.patches:
@@ -41,16 +63,12 @@ def misses(run: Run, patch: str | None, layers: str | None) -> list[dict[str, An
     if wanted is not None and not wanted & swept:
         there = ", ".join(map(str, sorted(swept)))
         raise LocalprobeError(f"this run has no {patch} at these layers; it has {there}")
-    clean = asked_of(run)
-    metric = ORIGINAL if patch == SWAP else run.tally.metric
     found = [
-        _record(row, clean[row.example], metric)
+        row
         for row in run.rows
-        if row.patch == (patch or CLEAN)
-        and (wanted is None or row.layer in wanted)
-        and row.scores.get(metric, 0.0) == 0
+        if row.patch == (patch or CLEAN) and (wanted is None or row.layer in wanted)
     ]
-    return sorted(found, key=lambda record: -1 if record["layer"] is None else record["layer"])
+    return sorted(found, key=lambda row: -1 if row.layer is None else row.layer)
 
 
 def _record(row: Row, clean: Row, metric: str) -> dict[str, Any]:
@@ -62,29 +80,41 @@ def _record(row: Row, clean: Row, metric: str) -> dict[str, Any]:
         "subject": clean.subject or None,
         "new": row.new or None,
         "right": list(clean.accepted) or None,
-        "said": None if row.not_finite else row.answer,
+        "said": row.answer,
         "score": row.scores.get(metric),
     }
 
 
 def misses_table(
-    console: Console, run: Run, patch: str | None, found: Sequence[Mapping[str, Any]]
+    console: Console,
+    run: Run,
+    patch: str | None,
+    found: Sequence[Mapping[str, Any]],
+    lost: Sequence[Mapping[str, Any]],
 ) -> Group:
-    """The records of `misses`, each on a line, cut to the width."""
+    """The records of `misses`, each on a line, cut to the width; lost: those of `not_finite`."""
     what = "the clean model" if patch is None else patch
     head = Text(visible(run.manifest.title), style="bold")
-    answers = sum(row.patch == (patch or CLEAN) for row in run.rows)
+    answers = sum(row.patch == (patch or CLEAN) and not row.not_finite for row in run.rows)
+    beside = [Text(_without_answers(lost))] if lost else []
     if not found:
-        return Group(head, Text(f"{what}: no wrong answer among those looked at"))
+        return Group(head, Text(f"{what}: no wrong answer among those looked at"), *beside)
     layers = {record["layer"] for record in found}
     said = f"{what}: {len(found)} wrong of the {answers} answers"
     if patch is not None:
         said = f"{what}: {_count(len(found), 'wrong answer')} at {_count(len(layers), 'layer')}"
     table = _table(console, patch, found)
-    parts: list[RenderableType] = [head, Text(said), table]
+    parts: list[RenderableType] = [head, Text(said), *beside, table]
     if not any(record["right"] for record in found):
         parts.append(Text("This run is of a version that did not write down what was asked."))
     return Group(*parts)
+
+
+def _without_answers(lost: Sequence[Mapping[str, Any]]) -> str:
+    examples = sorted({record["example"] for record in lost})
+    some = ", ".join(map(str, examples[:_MOST_NAMED])) + ", …" * (len(examples) > _MOST_NAMED)
+    word = "example" if len(examples) == 1 else "examples"
+    return f"not finite, so that there is no answer: {len(lost)} ({word} {some})"
 
 
 def _count(n: int, what: str) -> str:
@@ -100,12 +130,11 @@ def _table(console: Console, patch: str | None, found: Sequence[Mapping[str, Any
         asked = record["subject"] or _last_words(record["prompt"] or "–", widths[0])
         if record["new"]:
             asked += f" → {record['new']}"
-        said = Text("not finite") if record["said"] is None else answered(record["said"])
         cells = [
             Text(str(record["example"]), justify="right"),
             clipped(asked, widths[0]),
             clipped(" | ".join(record["right"] or ["–"]), widths[1]),
-            shortened(said, widths[2]),
+            shortened(answered(record["said"]), widths[2]),
         ]
         table.add_row(
             *([] if patch is None else [Text(str(record["layer"]), justify="right")]), *cells

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from localprobe.errors import LocalprobeError
+from localprobe.report.drawing import loaded
 from localprobe.report.page import Cell, Section, Table, fragment
 from localprobe.report.run_sections import run_section
 from localprobe.report.terminal import visible
@@ -154,12 +154,9 @@ def _plain(text: str) -> str:
 
 
 def _pyplot() -> Any:
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise LocalprobeError(
-            "plot needs matplotlib; run: pip install 'localprobe[plot]'"
-        ) from None
+    loaded()
+    from matplotlib import pyplot
+
     return pyplot
 
 

@@ -6,17 +6,16 @@ import errno
 import io
 import math
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from localprobe.files.cache import write_atomically
+from localprobe.report.drawing import unstyled
 from localprobe.report.forest import forest
 from localprobe.report.terminal import visible
 from localprobe.runs.results import Run
@@ -46,10 +45,7 @@ def save_figure(runs: Sequence[Run], output: Path, *, transitions: bool = False)
     """
     if not output.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output))
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
-        # Letters that the font lacks are drawn as boxes; that needs no warning.
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+    with unstyled():
         form = output.suffix.lower().lstrip(".")
         drawn = forest(runs, form, _STYLES) if transitions else _drawn(runs, form)
         write_atomically(output, drawn)

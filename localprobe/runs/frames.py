@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from localprobe.errors import LocalprobeError
 
@@ -13,19 +12,28 @@ if TYPE_CHECKING:
     import polars
 
 
-def pandas_frame(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pandas.DataFrame:
-    """Raises LocalprobeError where pandas is not installed."""
-    frame: pandas.DataFrame = _library("pandas").DataFrame(
-        [dict(each) for each in records], columns=list(columns)
-    )
-    return frame
+class Framed:
+    """What has rows, as a data frame. The class says which columns it has, and what they hold."""
 
+    rows: Any
+    _COLUMNS: ClassVar[tuple[str, ...]]
 
-def polars_frame(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> polars.DataFrame:
-    """Raises LocalprobeError where polars is not installed."""
-    values = {name: [each[name] for each in records] for name in columns}
-    frame: polars.DataFrame = _library("polars").DataFrame(values)
-    return frame
+    def to_pandas(self) -> pandas.DataFrame:
+        """A pandas.DataFrame. Raises LocalprobeError where pandas is not installed."""
+        frame: pandas.DataFrame = _library("pandas").DataFrame(
+            self._records(), columns=list(self._COLUMNS)
+        )
+        return frame
+
+    def to_polars(self) -> polars.DataFrame:
+        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
+        records = self._records()
+        values = {name: [each[name] for each in records] for name in self._COLUMNS}
+        frame: polars.DataFrame = _library("polars").DataFrame(values)
+        return frame
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [{name: getattr(row, name) for name in self._COLUMNS} for row in self.rows]
 
 
 def _library(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +15,20 @@ from localprobe.runs.descent import PATIENCE, Descent, own_transitions
 from localprobe.runs.differences import in_words
 from localprobe.runs.display import shown_by
 from localprobe.runs.folder import ROWS, check_all_there, read_rows
-from localprobe.runs.frames import pandas_frame, polars_frame
+from localprobe.runs.frames import Framed
 from localprobe.runs.manifest import MANIFEST, Manifest, read_manifest
 from localprobe.runs.rows import Row
 from localprobe.runs.tally import ORIGINAL, SWAP, Score, Tally
 from localprobe.runs.transitions import Limits
 
-if TYPE_CHECKING:
-    import pandas
-    import polars
-
 
 @dataclass(frozen=True, repr=False)
-class Run:
-    """What a sweep found: what was run, and every row. path: its folder, if it is on disk."""
+class Run(Framed):
+    """What a sweep found: what was run, and every row. path: its folder, if it is on disk.
+
+    In a data frame, the scores, a row for each intervention, metric and layer: its columns are
+    those of `Score` (score, n, low, high, …) after patch, metric and layer.
+    """
 
     manifest: Manifest
     rows: list[Row]
@@ -134,17 +134,7 @@ class Run:
         place = "" if self.path is None else f" in {self.path}"
         return f"<Run {about} at {len(self.layers)} layers, {used}{place}>"
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """The scores as a pandas.DataFrame: a row for each intervention, metric and layer.
-
-        Its columns are those of `Score` (score, n, low, high, …) after patch, metric and layer.
-        Raises LocalprobeError where pandas is not installed.
-        """
-        return pandas_frame(self._records(), _COLUMNS)
-
-    def to_polars(self) -> polars.DataFrame:
-        """The same as a polars.DataFrame. Raises LocalprobeError where polars is not installed."""
-        return polars_frame(self._records(), _COLUMNS)
+    _COLUMNS: ClassVar = ("patch", "metric", "layer", *(field.name for field in fields(Score)))
 
     def _records(self) -> list[dict[str, Any]]:
         records = []
@@ -165,9 +155,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         return str(shown_by("notebook").run_html(self))
-
-
-_COLUMNS = ("patch", "metric", "layer", *(field.name for field in fields(Score)))
 
 
 def read_run(path: Path) -> Run:

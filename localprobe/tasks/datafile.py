@@ -7,7 +7,8 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from localprobe.errors import LocalprobeError
 from localprobe.files import workers
 from localprobe.files.foreign import printable
 from localprobe.files.textfile import read_text
+from localprobe.tasks.problems import Problems
 
+_Records = Iterator[tuple[str, dict[str, Any]]]
+_Noted = Callable[[], AbstractContextManager[None]]
 _LONGEST_FIELD = 1 << 24
 _MOST_CHARACTERS = 1 << 29
 
@@ -26,35 +30,40 @@ def read_json(path: Path) -> Any:
     return _parse(read_text(path), str(path))
 
 
-def read_records(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_records(path: Path, keys: Sequence[str], problems: Problems | None = None) -> _Records:
     """The records of a JSONL (.jsonl, .json), CSV or parquet file, each with its place.
 
     keys: of parquet files, in which they are columns, only these are read.
+    problems: gets what is wrong with single lines, which are passed over; the caller tells it.
     Raises LocalprobeError for other kinds of file, bad lines, and a file without a record.
     """
     readers = {".jsonl": _jsonl, ".json": _jsonl, ".csv": _csv, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise LocalprobeError(f"{path}: not one of {', '.join(readers)}")
+    noted = contextlib.nullcontext if problems is None else problems.noted
     empty = True
-    for place, record in reader(path, keys):
+    for place, record in reader(path, keys, noted):
         empty = False
         yield place, record
-    if empty:
+    if empty and not problems:
         raise LocalprobeError(f"{path} holds no examples")
 
 
-def _jsonl(path: Path, _keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _jsonl(path: Path, _keys: Sequence[str], noted: _Noted) -> _Records:
     for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            place = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        place, record = f"{path}, line {number}", None
+        with noted():
             record = _parse(line, place)
             if not isinstance(record, dict):
                 raise LocalprobeError(f"{place}: not a JSON object")
+        if isinstance(record, dict):
             yield place, record
 
 
-def _csv(path: Path, _keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv(path: Path, _keys: Sequence[str], noted: _Noted) -> _Records:
     csv.field_size_limit(_LONGEST_FIELD)
     # Not by splitlines: a text may hold other separators, which are no ends of lines.
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
@@ -64,14 +73,17 @@ def _csv(path: Path, _keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]
                 raise LocalprobeError(f"{path}, line 1: the column {name!r} is there twice")
         for record in reader:
             place = f"{path}, line {reader.line_num}"
-            if None in record or None in record.values():
-                raise LocalprobeError(f"{place}: not as many fields as there are columns")
-            yield place, record
+            whole = None not in record and None not in record.values()
+            with noted():
+                if not whole:
+                    raise LocalprobeError(f"{place}: not as many fields as there are columns")
+            if whole:
+                yield place, record
     except csv.Error as error:
         raise LocalprobeError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def _parquet(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path, keys: Sequence[str], _noted: _Noted) -> _Records:
     if find_spec("pyarrow") is None:
         raise LocalprobeError(
             f"reading {path} needs pyarrow; run: pip install 'localprobe[parquet]'"

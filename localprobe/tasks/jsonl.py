@@ -13,6 +13,7 @@ from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.tasks.base import EXACT_MATCH, PREFIX_MATCH, Example, TaskOptions
 from localprobe.tasks.datafile import read_records
 from localprobe.tasks.matching import exact_match, fold, may_begin, prefix_match
+from localprobe.tasks.problems import Problems
 
 _SWAP_KEYS = ("old", "new", "new_answers")
 _KEYS = ("prompt", "answers", *_SWAP_KEYS)
@@ -43,10 +44,12 @@ class Jsonl:
         self._path = options.data
 
     def examples(self) -> Sequence[Example]:
-        return [
-            _example(number, place, record)
-            for number, (place, record) in enumerate(read_records(self._path, _KEYS))
-        ]
+        problems, found = Problems(self._path), list[Example]()
+        for place, record in read_records(self._path, _KEYS, problems):
+            with problems.noted():
+                found.append(_example(len(found), place, record))
+        problems.tell()
+        return found
 
     def score(self, text: str, example: Example) -> dict[str, float]:
         return {

@@ -462,6 +462,28 @@ def test_right_answers_are_no_misses(tiny_run: Command, command: Command) -> Non
     assert "no wrong answer" in command("show", "one", "--misses", "-p", "skip")[1]
 
 
+def test_what_is_not_finite_is_no_wrong_answer(tiny_run: Command, command: Command) -> None:
+    tiny_run("--task", "capitals", "-p", "freeze", "--layers", "1:3", "--out", "one")
+    (file,) = Path("one").rglob("rows.jsonl")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        if row["example"] == 1 and row["layer"] in (None, 2):
+            row.update(answer="", scores={}, top=[], not_finite=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lost = "not finite, so that there is no answer: 1 (example 1)"
+    for more, said in (
+        ([], "the clean model: 2 wrong of the 2 answers"),
+        (["-p", "freeze"], "freeze: 5 wrong answers at 2 layers"),
+    ):
+        out = command("show", "one", "--misses", *more)[1]
+        assert said in out and lost in out
+    arguments = ["show", "one", "--misses", "-p", "freeze", "--layers", "2", "--json"]
+    found = json.loads(command(*arguments)[1])
+    assert [each["example"] for each in found["misses"]] == [0, 2]
+    assert found["not_finite"] == [{"patch": "freeze", "layer": 2, "example": 1}]
+    assert lost not in command("show", "one", "--misses", "-p", "freeze", "--layers", "1")[1]
+
+
 def unfinished(folder: str, examples: int) -> None:
     """As if it had been killed after so many examples."""
     for manifest in Path(folder).rglob("manifest.json"):

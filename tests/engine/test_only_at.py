@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +35,6 @@ PROMPTS = (
 PLACES = ((3, 7), (4,), (0, 2))
 """Of each prompt: apart, one alone, and from the first token to the last past one."""
 Engines = Callable[[str], ResumeEngine]
-
-
-@pytest.fixture(scope="module")
-def resume_engine(tiny_file: Callable[[str], Path]) -> Iterator[Engines]:
-    engines: dict[str, ResumeEngine] = {}
-
-    def engine(arch: str) -> ResumeEngine:
-        if arch not in engines:
-            engines[arch] = ResumeEngine(Model(tiny_file(arch), threads=1), batch_size=4)
-        return engines[arch]
-
-    yield engine
-    for each in engines.values():
-        each.model.close()
 
 
 def layers_of(name: str, model: Model) -> range:

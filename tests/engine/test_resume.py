@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +33,6 @@ PROMPTS = [
 ]
 DONOR = [77, 5, 66, 150, 23, 81, 9, 240]
 Engines = Callable[[str], ResumeEngine]
-
-
-@pytest.fixture(scope="module")
-def resume_engine(tiny_file: Callable[[str], Path]) -> Iterator[Engines]:
-    """arch -> a resume engine with a model of its own."""
-    engines: dict[str, ResumeEngine] = {}
-
-    def engine(arch: str) -> ResumeEngine:
-        if arch not in engines:
-            engines[arch] = ResumeEngine(Model(tiny_file(arch), threads=1), batch_size=3)
-        return engines[arch]
-
-    yield engine
-    for each in engines.values():
-        each.model.close()
 
 
 def make(name: str, full: FullEngine, prompt: Sequence[int]) -> Intervention:

@@ -18,7 +18,7 @@ from localprobe.runs.tally import Tally
 from localprobe.tasks.capitals import Capitals
 
 PATCHES = ("freeze", "skip", "random")
-N = 3
+N = 2
 
 
 class Counted(ResumeEngine):

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import llama_cpp
+from filelock import FileLock
 
 from localprobe.files.cache import cache_dir
 from localprobe.llama import rpc
@@ -44,13 +45,15 @@ def library() -> Path | None:
     base = _installed_base()
     build = hashlib.sha256(base.read_bytes()).hexdigest()[:16]
     found = cache_dir() / "tests" / f"ggml-rpc-{build}{base.suffix}"
-    if not found.is_file():
-        found.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            made = _compile(_source(Path(folder)), base, Path(folder) / f"library{base.suffix}")
-            part = found.with_suffix(f".{os.getpid()}.part")
-            shutil.copyfile(made, part)
-            part.replace(found)
+    found.parent.mkdir(parents=True, exist_ok=True)
+    # Several processes may run tests at once.
+    with FileLock(found.with_suffix(".lock")):
+        if not found.is_file():
+            with tempfile.TemporaryDirectory() as folder:
+                made = _compile(_source(Path(folder)), base, Path(folder) / f"library{base.suffix}")
+                part = found.with_suffix(".part")
+                shutil.copyfile(made, part)
+                part.replace(found)
     return found
 
 

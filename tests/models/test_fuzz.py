@@ -11,8 +11,11 @@ from helpers.mutants import MUTATIONS
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork each file takes a second")
-def test_spoilt_files_work_or_are_refused_in_one_sentence(tmp_path: Path) -> None:
-    table, findings = fuzz(300, seed=11, folder=tmp_path)
+@pytest.mark.parametrize(
+    "each", [3, pytest.param(16, marks=pytest.mark.exhaustive)], ids=["few", "many"]
+)
+def test_spoilt_files_work_or_are_refused_in_one_sentence(each: int, tmp_path: Path) -> None:
+    table, findings = fuzz(each * len(MUTATIONS), seed=11, folder=tmp_path)
     assert findings == [], report(table)
     assert set(table) == set(MUTATIONS)
     total = {outcome for counts in table.values() for outcome in counts}

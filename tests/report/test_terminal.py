@@ -160,7 +160,10 @@ def test_asked_by_a_signal_where_it_is_piped(
     )
     assert process.stderr is not None
     said = ""
-    # Whenever it comes, it does not kill; once there are rows, it is answered.
+    # Whenever it comes, once Python is up, it does not kill; once there are rows, it is answered.
+    while not own_cache.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
     while not said.startswith("sweep capitals: example"):
         time.sleep(0.2)
         process.send_signal(signal.SIGUSR1)
@@ -249,7 +252,7 @@ def test_ctrl_c_leaves_the_table_as_it_stood(
 def test_the_live_view_says_what_it_rests_on(
     tiny_file: Callable[[str], Path], own_cache: Path
 ) -> None:
-    arguments = [*SWEEP, "-n", "40", "-m", str(tiny_file("gemma3"))]
+    arguments = [*SWEEP, "-n", "20", "-m", str(tiny_file("gemma3"))]
     terminal = Terminal(*arguments, columns=80)
     terminal.read_until(rb"example [3-9] of about")
     assert re.search(rb"answers behind each score: \d+", terminal.output)

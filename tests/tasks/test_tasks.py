@@ -345,6 +345,26 @@ def test_bad_lines_are_refused(record: object, message: str, tmp_path: Path) -> 
         jsonl(tmp_path, record).examples()
 
 
+def test_the_first_bad_lines_are_told_at_once(tmp_path: Path) -> None:
+    good, path = '{"prompt": "p", "answers": ["a"]}', tmp_path / "own.jsonl"
+    path.write_text("\n".join(["{", good, '{"prompt": "p"}', "", "[]"]), "utf-8")
+    task = task_by_name("jsonl", TaskOptions(data=path))
+    with pytest.raises(LocalprobeError) as caught:
+        task.examples()
+    first, second, third = str(caught.value).split("; ")
+    assert first.startswith(f"{path}, line 1: not valid JSON")
+    assert second == "line 3: 'answers' is missing or not a list of texts"
+    assert third == "line 5: not a JSON object"
+    # Also where none is good.
+    path.write_text("3\n" * 12, "utf-8")
+    with pytest.raises(LocalprobeError, match=r"line 1: .*; line 5: [^;]*; and 7 more$"):
+        task.examples()
+    table = path.with_suffix(".csv")
+    table.write_text("prompt,answers\na\nb,c\n", "utf-8")
+    with pytest.raises(LocalprobeError, match=r"line 2: not as many .*; line 3: 'answers'"):
+        task_by_name("jsonl", TaskOptions(data=table)).examples()
+
+
 # Options and templates
 
 

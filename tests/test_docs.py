@@ -59,7 +59,9 @@ def assert_alike(printed: str, told: str, command: str) -> None:
 
 
 def _held(text: str) -> list[str]:
-    left_out = re.compile(r"elapsed|near tie|own layer:|^         |^  \w+ +\d+:|[~:]range|^decodes|^make ")
+    left_out = re.compile(
+        r"elapsed|near tie|own layer:|^         |^  \w+ +\d+:|[~:]range|^decodes|^make "
+    )
     text = re.sub(r"~ near ties(.|\n)*", "", text)
     return [line for line in text.splitlines() if line.strip() and not left_out.search(line)]
 

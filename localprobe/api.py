@@ -839,8 +839,8 @@ def transition(
     same), keep (the share of the baseline that survives, 0.9), until_width (go on with examples
     until every 95 % interval is at most so many layers wide).
 
-    run = transition(model, "capitals", ["freeze"], n=60)
-    run.transition("freeze"), run.limits("freeze"), run.own_transitions("freeze")
+        run = transition(model, "capitals", ["freeze"], n=60)
+        run.transition("freeze"), run.limits("freeze"), run.own_transitions("freeze")
 
     Raises LocalprobeError for anything that cannot be done, and where answers have degrees.
     """

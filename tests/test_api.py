@@ -1,4 +1,4 @@
-"""The library: what the README shows, and that the command line says the same."""
+"""The library: what the manual shows, and that the command line says the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Skip
 from localprobe.llama.residual import NoEdit
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/python.md"
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,14 @@ def tiny_model(tiny_file: Callable[[str], Path]) -> Model:
     return Model(tiny_file("llama"), threads=1)
 
 
-def test_the_example_of_the_readme(default_model: Path) -> None:
+def test_the_example_of_the_manual(default_model: Path) -> None:
     """It is run as it stands there; what it prints is what is said to be printed."""
     (code, printed) = re.findall(
-        r"<!-- library -->\n```python\n(.*?)```\n\n```\n(.*?)```", README.read_text("utf-8"), re.S
+        r"<!-- library -->\n```python\n(.*?)```\n\n```\n(.*?)```", PAGE.read_text("utf-8"), re.S
     )[0]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, PAGE.name, "exec"), {})
     assert out.getvalue() == printed
 
 

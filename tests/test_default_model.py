@@ -21,6 +21,7 @@ from localprobe.models import opening as models
 from localprobe.models.prepare import measured, prepare
 from localprobe.tasks.squad import plain_text
 
+DOCS = Path(__file__).parents[1] / "docs"
 PROMPT = r"Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of France?\nA:"
 
 pytestmark = pytest.mark.usefixtures("default_model")
@@ -45,13 +46,12 @@ def test_france_to_italy_flips_at_24(capsys: pytest.CaptureFixture[str]) -> None
     assert result["model"]["sha256"].startswith("b179c952")
 
 
-def test_the_demo_is_that_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_is_that_of_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
     """Line for line; the numbers in it may be rounded otherwise on another machine.
 
     And near ties may be others, so what is said of them is left out.
     """
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    shown = readme.partition("<!-- install-and-demo -->")[2].split("```\n")[3]
+    shown = (DOCS / "demo.md").read_text("utf-8").split("```\n")[3]
     assert main(["demo"]) == 0
 
     assert first_words(capsys.readouterr().out) == first_words(shown)
@@ -64,9 +64,9 @@ def first_words(text: str) -> list[str]:
     return [line if line.startswith("capitals") else line.split()[0] for line in found]
 
 
-def test_the_probe_is_that_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    _, command, _, shown, *_ = readme.partition("<!-- probe -->")[2].split("```\n")
+def test_the_probe_is_that_of_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (DOCS / "how-to/one-answer.md").read_text("utf-8")
+    _, command, _, shown, *_ = page.partition("<!-- probe -->")[2].split("```\n")
     assert main(shlex.split(command)[1:]) == 0
     assert first_words(capsys.readouterr().out) == first_words(shown)
 
@@ -124,9 +124,9 @@ def test_what_other_weights_change_is_what_the_readme_says(
     kind: str, figures: tuple[float, float], own_cache: Path, default_model: Path
 ) -> None:
     kept, kl = figures
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    assert f"{kept} % " in readme
-    assert f"({kl} nats" in readme
+    page = (DOCS / "how-to/own-model.md").read_text("utf-8")
+    assert f"{kept} % " in page
+    assert f"({kl} nats" in page
     _, path = prepare(*models.find(str(default_model)), kind)
     found = measured(path, default_model, plain_text(), lambda decodes, total: decodes)
     assert found.quantized == "Q4_1"

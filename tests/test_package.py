@@ -14,7 +14,8 @@ except ImportError:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+WHOLE: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT: dict[str, Any] = WHOLE["project"]
 
 
 def test_the_citation_is_the_one_of_the_readme() -> None:
@@ -25,6 +26,16 @@ def test_the_citation_is_the_one_of_the_readme() -> None:
     assert f'title: "{title.replace("{", "").replace("}", "")}"' in citation
     (arxiv,) = re.findall(r"arXiv:[0-9.]+", entry)
     assert arxiv in citation and arxiv[6:] in PROJECT["urls"]["Paper"]
+
+
+def test_the_page_of_the_package_has_no_link_into_the_repository() -> None:
+    hook = WHOLE["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    page = (ROOT / "README.md").read_text("utf-8")
+    assert "](docs/tutorial.md)" in page and "](benchmarks/figures/map.png)" in page
+    for each in hook["substitutions"]:
+        page = re.sub(each["pattern"], each["replacement"], page)
+    assert [to for to in re.findall(r"\]\(([^)]*)", page) if not to.startswith("https:")] == []
+    assert "Tutorial" in page and "Map of layers" not in page
 
 
 def test_licences_of_what_is_in_it_are_named() -> None:

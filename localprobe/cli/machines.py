@@ -78,7 +78,7 @@ def _why_none() -> str:
         return f"no GPU: this llama-cpp-python was built for {', '.join(made_for)}, and sees none"
     return (
         "no GPU: this llama-cpp-python was built for the CPU alone; for CUDA, Metal or Vulkan, see "
-        '"GPUs" in the README'
+        '"Use a GPU" in the manual'
     )
 
 

@@ -281,8 +281,17 @@ class Sweep:
         if self.used == 0:
             raise NothingToProbeError(
                 f"the clean model answers none of the {self.tried} examples right, so there is "
-                "nothing to lose; try another model or template, or --all-examples"
+                f"nothing to lose; {self._by_another_metric()}try another model or template, or "
+                "--all-examples"
             )
+
+    def _by_another_metric(self) -> str:
+        """A model that goes on after "Paris" is wrong by exact_match, and right by others."""
+        for metric in self.tally.clean_metrics:
+            found = self.tally.clean_score(metric)
+            if found.n and found.score > 0:
+                return f"some are right by --metric {metric}; or "
+        return ""
 
     def _counted(self, row: Row) -> Row:
         self.tally.add(row)

@@ -186,6 +186,21 @@ def test_nothing_known_is_a_problem_found(tiny_engine: Engines) -> None:
     assert caught.value.exit_code == 1
 
 
+def test_what_is_right_by_another_metric_is_named(tiny_engine: Engines) -> None:
+    class GoesOn(Echo):
+        metrics = ("exact_match", "prefix_match")
+
+        def score(self, text: str, example: Example) -> dict[str, float]:
+            return {"exact_match": 0.0, "prefix_match": float(example.number == 3)}
+
+    engine = tiny_engine("llama")
+    with pytest.raises(LocalprobeError, match="to lose; some are right by --metric prefix_match;"):
+        run(Sweep(engine, GoesOn(engine), ["skip"], [1]))
+    with pytest.raises(LocalprobeError, match="to lose; try another model") as caught:
+        run(Sweep(engine, Echo(engine, wrong=range(6)), ["skip"], [1]))
+    assert "--metric" not in str(caught.value)
+
+
 def test_with_next() -> None:
     def example(number: int) -> Example:
         return Example(number, "", (), "")

@@ -2,12 +2,16 @@
 
     python benchmarks/device.py > my-card.json
     python benchmarks/device.py --rpc 127.0.0.1:50052 --skip-bench
+    python benchmarks/device.py --short        where a device is slow, a driver in software, say
 
-1. Every split of tiny models of every architecture in the tests, both engines, all interventions,
-   against the same on the CPU: the worst difference, as a share of the logits' spread.
+1. Splits of tiny models of every architecture in the tests, both engines, all interventions, maps,
+   the lens and attention weights, against the same on the CPU: the worst difference, as a share of
+   the spread of what is compared.
 2. The default model, and with --seven-b a random one of Llama-2-7B's shape, with a half and with
    all of their layers on the devices: the worst difference of answers to one prompt, likewise.
 3. `localprobe bench` with everything on the CPU, and with everything on the devices.
+
+--short is a part of 1: three architectures, two splits of each.
 
 Needs a clean clone and `pip install ".[test]"`. Please send us what it prints.
 """
@@ -16,10 +20,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,45 +37,54 @@ sys.path.insert(0, str(TESTS))
 from conftest import ARCHITECTURES  # noqa: E402
 from helpers import splits, tiny  # noqa: E402
 
+from localprobe.engine.interventions import FloatArray  # noqa: E402
 from localprobe.llama.devices import Device, Placement, chosen, own_devices  # noqa: E402
 from localprobe.llama.model import Model  # noqa: E402
 from localprobe.llama.rpc import Workers, endpoints  # noqa: E402
 from localprobe.models import opening  # noqa: E402
 
-ENOUGH_SPLITS = 6
+SHORT = ("llama", "gemma2", "qwen3moe")
 
 
-def worst(expected: splits.Answers, found: splits.Answers) -> float:
-    """The largest difference of a logit, as a share of the spread."""
+def numbers(model: Model, layers: list[int] | None) -> dict[Any, FloatArray]:
+    """Logits by how they came about; of all layers (if not given) maps, too."""
+    found: dict[Any, FloatArray] = {
+        cell: answer.logits for cell, answer in splits.answers(model, layers).items()
+    }
+    return found if layers else {**found, **splits.maps(model)}
+
+
+def worst(expected: dict[Any, FloatArray], found: dict[Any, FloatArray]) -> float:
+    """The largest difference, as a share of the spread."""
     return max(
-        float(np.abs(found[cell].logits - each.logits).max() / np.ptp(each.logits))
-        for cell, each in expected.items()
+        float(np.abs(found[name] - each).max() / np.ptp(each)) for name, each in expected.items()
     )
 
 
-def placements(n_blocks: int, devices: list[Device]) -> Iterator[Placement]:
-    """All layers, one, and some between, dealt over the devices."""
+def placements(n_blocks: int, devices: list[Device], few: bool) -> Iterator[Placement]:
+    """A half of the layers and all, and if not few, some between; dealt over the devices."""
     layers = n_blocks + 1
-    counts = sorted({1, 2, layers // 2, layers - 1, layers})[-ENOUGH_SPLITS:]
-    for count in counts:
+    counts = {layers // 2, layers} if few else {1, 2, layers // 2, layers - 1, layers}
+    for count in sorted(counts):
         used = devices[: max(1, min(len(devices), count))]
         each, left = divmod(count, len(used))
         shares = tuple((device, each + (i < left)) for i, device in enumerate(used))
         yield Placement(n_blocks, shares)
 
 
-def on_devices(path: Path, devices: list[Device], workers: Workers, some: bool) -> dict[str, Any]:
+def on_devices(
+    path: Path, devices: list[Device], workers: Workers, *, few: bool, some_layers: bool
+) -> dict[str, Any]:
     with Model(path) as model:
         n_blocks = model.n_layer
-        layers = [n_blocks // 2, n_blocks - 1] if some else None
-        expected = splits.answers(model, layers)
+        layers = [n_blocks // 2, n_blocks - 1] if some_layers else None
+        expected = numbers(model, layers)
     found = {}
-    for placement in placements(n_blocks, devices):
-        if some and placement.n_placed not in (n_blocks // 2, (n_blocks + 1) // 2, n_blocks + 1):
-            continue
+    for placement in placements(n_blocks, devices, few):
         with Model(path, placement=placement, workers=workers) as model:
-            found[str(placement)] = worst(expected, splits.answers(model, layers))
-    return {"answers": len(expected), "worst difference by split": found}
+            found[str(placement)] = worst(expected, numbers(model, layers))
+            print(f"  {placement}: {found[str(placement)]:.2g}", file=sys.stderr)
+    return {"compared": len(expected), "worst difference by split": found}
 
 
 def bench(arguments: list[str]) -> Any:
@@ -84,6 +99,7 @@ def main() -> None:
     parser.add_argument("--device", action="append", default=[], help="as localprobe devices says")
     parser.add_argument("--seven-b", type=Path, help="a GGUF of benchmarks/seven_b.py --keep")
     parser.add_argument("--skip-bench", action="store_true")
+    parser.add_argument("--short", action="store_true", help="a few tiny models alone")
     options = parser.parse_args()
     said: dict[str, Any] = {}
     with Workers(endpoints(options.rpc)) as workers:
@@ -91,19 +107,25 @@ def main() -> None:
         if not devices:
             sys.exit("there is no device but the CPU (see localprobe devices)")
         said["devices"] = [str(device) for device in devices]
+        said["system"] = platform.platform()
+        said["versions"] = {name: version(name) for name in ("localprobe", "llama-cpp-python")}
         said["tiny"] = {}
         with tempfile.TemporaryDirectory() as folder:
-            for arch in ARCHITECTURES:
+            for arch in SHORT if options.short else ARCHITECTURES:
                 print(f"{arch} ...", file=sys.stderr)
                 path = tiny.write(tiny.build(arch), Path(folder) / f"{arch}.gguf")
-                said["tiny"][arch] = on_devices(path, devices, workers, some=False)
-        models = {"default": opening.find("smollm2-135m")[1]}
+                said["tiny"][arch] = on_devices(
+                    path, devices, workers, few=options.short, some_layers=False
+                )
+        models = {}
+        if not options.short:
+            models["default"] = opening.find("smollm2-135m")[1]
         if options.seven_b:
             models["7B"] = options.seven_b
         for name, path in models.items():
             print(f"{name} ...", file=sys.stderr)
-            said[name] = on_devices(path, devices, workers, some=True)
-    if not options.skip_bench:
+            said[name] = on_devices(path, devices, workers, few=True, some_layers=True)
+    if not (options.short or options.skip_bench):
         where = [each for name in options.device for each in ("--device", name)]
         where += ["--rpc", options.rpc] if options.rpc else []
         print("bench ...", file=sys.stderr)

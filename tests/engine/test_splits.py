@@ -27,7 +27,7 @@ def test_a_split_over_devices_is_the_cpu(
     with Workers([worker.address for worker in two_workers]) as workers:
         # Of the many of gemma3's seven blocks only some.
         for split in splits(path, every=arch != "gemma3"):
-            compare(path, split, workers, expected, counts)
+            compare(path, split, workers.devices, workers, expected, counts)
     assert counts.worst == 0
     assert counts.splits >= 5
     # Both engines, five interventions, and the clean passes.

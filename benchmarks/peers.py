@@ -4,7 +4,7 @@
 
 Needs torch, transformers, accelerate and gguf, and takes transformer-lens where it is installed;
 localprobe itself needs none of them. random, shuffle, freeze and skip, next token at all layers of
-capitals prompts (--tokens: of so many tokens, the ends of SQuAD's). In PyTorch bfloat16 with one
+capitals prompts (--tokens: of so many tokens, of SQuAD). In PyTorch bfloat16 with one
 pass a layer, as the paper's code does it, with all layers of a prompt as one batch, and with
 several prompts in a batch, too; in float32 as one batch (--slow: also a pass a layer); in
 TransformerLens with run_with_hooks a layer, and as one batch. In localprobe as shipped, with the
@@ -161,15 +161,22 @@ def table(timed: dict[str, list[float]], *, markdown: bool = False) -> list[str]
 
 
 def prompts_for(model: Vocabulary, n: int, n_tokens: int | None) -> list[list[int]]:
-    """Prompts of capitals; where a number of tokens is asked for, the ends of SQuAD's."""
+    """Prompts of capitals; where a number of tokens is asked for, SQuAD's, cut at their beginning.
+
+    One that is too short is put after those before it.
+    """
     if n_tokens is None:
         return [model.tokenize(example.prompt) for example in Capitals().examples()[:n]]
     task = task_by_name("squad", TaskOptions())
-    every = (model.tokenize(example.prompt) for example in task.examples())
-    long = [tokens[-n_tokens:] for tokens in every if len(tokens) >= n_tokens]
-    if not long:
-        raise SystemExit(f"no prompt has {n_tokens} tokens")
-    return long[:n]
+    every = [model.tokenize(example.prompt) for example in task.examples()]
+    found = []
+    for place in range(n):
+        tokens = list[int]()
+        while len(tokens) < n_tokens:
+            tokens = every[place % len(every)] + tokens
+            place -= 1
+        found.append(tokens[-n_tokens:])
+    return found
 
 
 def ours(engine: FullEngine, prompts: list[list[int]]) -> None:

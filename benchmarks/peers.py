@@ -1,6 +1,6 @@
 """The same work in PyTorch and TransformerLens, on the weights of the same GGUF.
 
-    python benchmarks/peers.py [-m MODEL] [--tokens 200] [--markdown] [--slow]
+    python benchmarks/peers.py [-m MODEL] [--also MODEL@q4_0] [--tokens 200] [--markdown] [--slow]
 
 Needs torch, transformers, accelerate and gguf, and takes transformer-lens where it is installed;
 localprobe itself needs none of them. random, shuffle, freeze and skip, next token at all layers of
@@ -45,7 +45,8 @@ OURS = "localprobe"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("-m", "--model", default="smollm2-135m", help="of localprobe")
+    parser.add_argument("-m", "--model", default="smollm2-135m", help="of localprobe and the peers")
+    parser.add_argument("--also", action="append", default=[], help="a model of ours; may repeat")
     parser.add_argument("--prompts", type=int, default=4, help="for localprobe (default 4)")
     parser.add_argument("--peer-prompts", type=int, default=1, help="for the others (default 1)")
     parser.add_argument("--batch", type=int, default=4, help="prompts in PyTorch's largest batch")
@@ -65,6 +66,7 @@ def main() -> None:
         timed.setdefault(name, []).append((time.perf_counter() - start) / prompts)
 
     own = ours_prepared(options.model, options.threads)
+    own |= {f"{OURS}, {name}": name for name in options.also}
     with models.open_model(options.model, threads=options.threads) as loaded:
         n = max(options.prompts, options.batch)
         prompts = prompts_for(loaded.model, n, options.tokens)

@@ -129,9 +129,10 @@ def check(peers: dict[str, NextLogits], prompt: list[int], clean: int) -> None:
             both = peer.next_logits([prompt], patch, layers).float()
             alone = torch.cat([peer.next_logits([prompt], patch, [k]).float() for k in layers])
             reference = peers["PyTorch float32"].next_logits([prompt], patch, layers).float()
-            spread = float(reference.max() - reference.min())
+            # bfloat16 rounds away up to a tenth; another intervention would be another answer.
+            size = (reference - reference.mean(dim=1, keepdim=True)).norm(dim=1)
             for other in (alone, reference):
-                if float((both - other).abs().max()) > 0.05 * spread:
+                if bool(((both - other).norm(dim=1) > 0.2 * size).any()):
                     raise SystemExit(f"{name}: {patch} in a batch is another thing")
 
 

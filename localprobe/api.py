@@ -658,6 +658,11 @@ class RunningMaps:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether rows of it were there already."""
+        return self._folder is not None and bool(self._folder.known)
+
     def rows(self) -> Iterator[MapRow | None]:
         """Every row as it is found, those that were there already first."""
         known = () if self._folder is None else self._folder.known

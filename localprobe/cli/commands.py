@@ -12,6 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from localprobe import api
+from localprobe.cli.advice import Advice
 from localprobe.cli.options import ModelChoice
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import names
@@ -25,8 +26,8 @@ from localprobe.files.parts import parts_of, total_size
 from localprobe.llama.memory import free_memory
 from localprobe.llama.model import Model
 from localprobe.llama.verdict import Verdict
+from localprobe.models import faster, registry, speed
 from localprobe.models import opening as model_files
-from localprobe.models import registry, speed
 from localprobe.models.fetch import fetch
 from localprobe.models.opening import LoadedModel
 from localprobe.models.prepare import (
@@ -200,7 +201,11 @@ def sweep(
         experiment = replace(experiment, patches=able)
         try:
             manifest, tally = run_and_show(
-                opened, experiment, out, batch=batch, recipe_name=None, json=json
+                *(opened, experiment, out),
+                batch=batch,
+                recipe_name=None,
+                json=json,
+                advice=Advice(opened, model),
             )
         except KeyboardInterrupt:
             if out is not None:
@@ -249,13 +254,18 @@ def run_recipe(
         if len(experiments) > 1:
             _check(experiments, opened)
         say(f"writing to {target}")
+        advice = Advice(opened, choice)
         for experiment in experiments:
             folder = target if len(chosen.experiments) == 1 else target / experiment.task
             if found and not json:
                 print()
             try:
                 done = run_and_show(
-                    opened, experiment, folder, batch=batch, recipe_name=chosen.name, json=json
+                    *(opened, experiment, folder),
+                    batch=batch,
+                    recipe_name=chosen.name,
+                    json=json,
+                    advice=advice,
                 )
                 found.append(done)
             except NothingToProbeError as error:
@@ -288,6 +298,7 @@ def run_and_show(
     batch: int,
     recipe_name: str | None,
     json: bool,
+    advice: Advice | None = None,
 ) -> tuple[Manifest, Tally]:
     """Run a sweep to its end, with its table on stdout unless that is for JSON."""
     with api.RunningSweep(
@@ -299,6 +310,8 @@ def run_and_show(
                 f"note: {task.name} takes up to {task.max_tokens} tokens for an answer; one that "
                 f"--max-tokens {most} cuts short counts as it stands"
             )
+        if advice is not None:
+            advice.before(running.sweep.work_left, known=running.sweep.goes_on)
         if json:
             run_with_bar(running.sweep, running.rows())
         else:
@@ -366,7 +379,7 @@ def prepare_model(name: str, kind: str) -> None:
         check_type(kind)
     known, path, digest = model_files.find(name)
     if kind == speed.FASTEST:
-        kind = _fastest_type(path)
+        kind = _fastest_type(path, digest)
     new_name, new_path = prepare(known, path, digest, kind, tell=say)
     say(f"{new_name} is in the cache: {new_path}")
     made = read_manifest(new_path)
@@ -388,7 +401,7 @@ def prepare_model(name: str, kind: str) -> None:
     say(f"use it as -m {typed}")
 
 
-def _fastest_type(path: Path) -> str:
+def _fastest_type(path: Path, digest: str) -> str:
     """What `models prepare --type fastest` makes, with the table that it is chosen from."""
     say(f"timing multiplications with weights of {len(TYPES)} types ...")
     found = speed.speeds(path, watch=lambda types, total: with_bar(iter(types), total, "type"))
@@ -397,9 +410,15 @@ def _fastest_type(path: Path) -> str:
         table.add_column(header, justify="right", no_wrap=True)
     for each in found:
         table.add_row(each.type, f"{each.ms:.2f}", f"{each.size / 1e9:.2f}")
+    own = speed.own_speed(path)
+    if own is not None:
+        faster.remember(digest, 0, own, found)
+        table.add_row("as it is", f"{own:.2f}", f"{total_size(path) / 1e9:.2f}")
     stdout_console().print(table)
     chosen = speed.fastest(found, free_memory())
     say(f"the fastest here that fits, and of types about as fast the most exact: {chosen.type}")
+    if own is not None and own <= speed.AS_FAST * chosen.ms:
+        say("the weights as they are multiply about as fast")
     return chosen.type
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from localprobe import api
+from localprobe.cli.advice import Advice
 from localprobe.cli.options import ModelChoice
 from localprobe.engine.layers import parse_layers
 from localprobe.errors import LocalprobeError
@@ -110,6 +111,7 @@ def map_task(
         check_maps_output(output)
     with exact(choice).open() as opened:
         with api.RunningMaps(opened, experiment, plan, out) as running:
+            Advice(opened, choice).before(running.sweep.work_left, known=running.goes_on)
             shown = tqdm(
                 total=running.sweep.expected,
                 unit="example",

@@ -101,6 +101,26 @@ class MapSweep:
         """How many will be used at most."""
         return len(self._examples) if self._n is None else min(self._n, len(self._examples))
 
+    @property
+    def work_left(self) -> tuple[float, float]:
+        """As that of a Sweep, before it is run: in all, and what of that are decodes of few rows.
+
+        Knockouts are a row a role; else all rows from a role's first token on are computed again.
+        """
+        knockout = self.plan.patch == KNOCKOUT
+        blocks = sum(self._engine.model.n_layer - layer for layer in self.layers)
+        n = float(np.mean([len(tokens) for tokens in self._tokens]))
+        rows = np.mean(
+            [
+                sum(1 if knockout else len(tokens) - at[0] for at in roles.values())
+                for tokens, roles in zip(self._tokens, self._roles, strict=True)
+            ]
+        )
+        mine = len(range(self._shard.number - 1, self.expected, self._shard.count))
+        few = mine * blocks * float(rows)
+        clean = self.expected * n * self._engine.model.n_layer
+        return clean + few, few if knockout else 0.0
+
     def run(self, known: Sequence[MapRow] = ()) -> Iterator[MapRow | None]:
         """A row for each example of this shard, those that are known first; None: one was tried.
 

@@ -221,6 +221,24 @@ class Sweep:
         left, elapsed = self.seconds_left, self._pace.elapsed
         return 0.0 if left is None else elapsed / (elapsed + left)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether rows of it were there already."""
+        return bool(self._known)
+
+    @property
+    def work_left(self) -> tuple[float, float]:
+        """What is to be computed at least, before `run`, in rows through a block, as `Work` counts.
+
+        The second of them: what of that are decodes of a row or two a prompt.
+        """
+        # A descent may end in the upper third of the layers, which are a ninth of the work.
+        share = 1 / 9 if self._descent else 1.0
+        together = self._engine.batch_size
+        cells = self._cells_left()
+        few = sum(n * self._work.in_few_rows(patch, layer, together) for patch, layer, n in cells)
+        return share * sum(self._work_left().values()), share * few
+
     def _work_left(self) -> dict[str, float]:
         """For the clean model and for each intervention, what is still to be computed."""
         together = self._engine.batch_size
@@ -231,25 +249,21 @@ class Sweep:
             more = (self.expected - self.used) / max(1, self.used) * self.tried
             to_try = min(untried, more) if self.used else float(untried)
         left = {CLEAN: to_try * self._work.clean(together)}
-        mine = len(range(self.shard.number - 1, self.expected, self.shard.count))
-        for column in self.tally.columns:
-            if column.metric != MODIFIED:
-                patch = column.patch
-                # Of a descent, as often as those before came by.
-                whole = self._done[patch, column.layers[-1]] + 1
-                todo = [
-                    (mine + 1) * (self._done[patch, layer] + 1) / whole
-                    - self._done[patch, layer]
-                    - 1
-                    if self._descent
-                    else mine - self._done[patch, layer]
-                    for layer in column.layers
-                ]
-                left[patch] = sum(
-                    max(0, n) * self._work.cell(patch, layer, together)
-                    for n, layer in zip(todo, column.layers, strict=True)
-                )
+        for patch, layer, n in self._cells_left():
+            left[patch] = left.get(patch, 0.0) + n * self._work.cell(patch, layer, together)
         return left
+
+    def _cells_left(self) -> Iterator[tuple[str, int, float]]:
+        """Intervention, layer, and of how many examples they are still to be computed."""
+        mine = len(range(self.shard.number - 1, self.expected, self.shard.count))
+        # All metrics of an intervention are of the same answers.
+        for patch, layers in {each.patch: each.layers for each in self.tally.columns}.items():
+            whole = self._done[patch, layers[-1]] + 1
+            for layer in layers:
+                done = self._done[patch, layer]
+                # Of a descent, as often as those before came by.
+                n = (mine + 1) * (done + 1) / whole - done - 1 if self._descent else mine - done
+                yield patch, layer, max(0, n)
 
     # Computing
 

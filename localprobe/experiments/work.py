@@ -61,6 +61,17 @@ class Work:
         first = decodes * _READING / together + max(1.0, rows)
         return (self.n_layer - layer) * first + self.n_layer * self._rest(1 + writes, together)
 
+    def in_few_rows(self, patch: str, layer: int, together: int) -> float:
+        """Of `cell`, what goes into decodes of a row or two a prompt."""
+        if self.is_whole:
+            return self.n_layer * self._rest(2, together)
+        if patch == SWAP:
+            return self.n_layer * self._rest(1, together)
+        kind, n = by_name(patch, 0), round(self.n_tokens)
+        if kind.holds_past or kind.first_row(n) >= n - 1:
+            return self.cell(patch, layer, together)
+        return self.n_layer * self._rest(1 + kind.writes_generated, together)
+
     def _decode(self, rows: float, together: int) -> float:
         return rows + _READING / together
 

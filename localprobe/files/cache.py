@@ -83,18 +83,26 @@ def _state(path: Path) -> list[int]:
 
 def remembered_of_machine(what: str, check: Callable[[], str]) -> str:
     """What a check of this processor found, remembered for it and for what it was checked with."""
-    return remembered_of_file(f"{platform.machine()} {_processor()}", what, check)
+    return remembered_of_file(this_machine(), what, check)
+
+
+def this_machine() -> str:
+    """What this processor is remembered by."""
+    return f"{platform.machine()} {_processor()}"
 
 
 def remembered_of_file(digest: str, what: str, check: Callable[[], str]) -> str:
     """What a check of a file found, remembered for the file and for what it was checked with."""
-    memo = _Memo("checks.json")
-    key = f"{digest} {what}, {_versions()}"
-    known = memo.get(key)
+    known = _Memo("checks.json").get(f"{digest} {what}, {_versions()}")
     if not isinstance(known, str):
         known = check()
-        memo.put(key, known)
+        remember_of_file(digest, what, known)
     return known
+
+
+def remember_of_file(digest: str, what: str, found: str) -> None:
+    """What a check of a file found, whatever was remembered of it before."""
+    _Memo("checks.json").put(f"{digest} {what}, {_versions()}", found)
 
 
 def remembered_of_place(path: Path, what: str, find: Callable[[], str]) -> str:

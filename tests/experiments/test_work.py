@@ -96,3 +96,15 @@ def test_answers_that_are_longer_are_more_work() -> None:
         long.saw(8)
         short.saw(1)
     assert long.cell("random", 5, 1) > base.cell("random", 5, 1) > short.cell("random", 5, 1)
+
+
+def test_what_goes_into_decodes_of_few_rows_is_a_part_of_the_work() -> None:
+    """freeze and skip: all of it; else the tokens after the answer's first."""
+    work = Work(10, 26.0, 0, 8.0, max_tokens=3, is_whole=False)
+    work.saw(2)
+    for patch in ("freeze", "skip"):
+        assert work.in_few_rows(patch, 4, 8) == work.cell(patch, 4, 8) > 0
+    for patch in ("random", "shuffle", "swap"):
+        first = Work(10, 26.0, 0, 8.0, max_tokens=1, is_whole=False).cell(patch, 4, 8)
+        assert work.cell(patch, 4, 8) == pytest.approx(first + work.in_few_rows(patch, 4, 8))
+        assert 0 < work.in_few_rows(patch, 4, 8) < first

@@ -89,8 +89,8 @@ def test_the_command_makes_what_was_chosen_and_says_why(
     monkeypatch.setattr(speed, "_seconds", lambda kind, shape, threads: times[kind])
     assert main(["models", "prepare", str(tiny_file("llama")), "--type", "fastest"]) == 0
     out, err = capsys.readouterr()
-    assert [line.split()[0] for line in out.splitlines() if line.strip()][-5:] == [
-        *("q8_0", "q4_0", "bf16", "f16", "f32"),
+    assert [line.split()[0] for line in out.splitlines() if line.strip()][-6:] == [
+        *("q8_0", "q4_0", "bf16", "f16", "f32", "as"),
     ]
     assert "the most exact: q8_0" in err
     assert "use it as -m llama@q8_0" in err

@@ -340,7 +340,13 @@ def token_map(
     chat: Chat = False,
     json: Json = False,
 ) -> None:
-    """Which token is needed until which layer: layers x tokens."""
+    """Which token is needed until which layer: layers x tokens.
+
+    With --task, a swap or logit-diff needs a donor for each example: another one with as many
+    tokens in its subject, that the clean model answers right and otherwise; the first such one in
+    an order drawn by --seed. In jsonl it is the line's own prompt with its "new" for its "old".
+    Examples without a donor are left out, and counted.
+    """
     from localprobe.cli import maps
 
     if task is not None:
@@ -349,7 +355,6 @@ def token_map(
             "--group": group != "words",
             "--against": against is not None,
             "--swap": swap is not None,
-            "--direction": direction != "noising",
             "--against-answer": against_answer is not None,
             "--generated": generated,
             "--max-tokens": max_tokens != 8,
@@ -373,7 +378,14 @@ def token_map(
             chat=chat,
             shard=parse_shard(shard),
         )
-        plan = MapPlan(patch.lower(), metric and metric.lower(), window=window, seed=seed)
+        plan = MapPlan(
+            patch.lower(),
+            metric and metric.lower(),
+            window=window,
+            seed=seed,
+            direction=direction.lower(),
+            over_task=True,
+        )
         maps.map_task(experiment, choice, plan, out=out, output=output, json=json)
         return
     for name, given in {

@@ -30,6 +30,7 @@ from localprobe.report.terminal import (
 )
 from localprobe.report.transition import between
 from localprobe.runs.descent import PATIENCE, Descent, own_transitions
+from localprobe.runs.manifest import blocks as blocks_of
 from localprobe.runs.results import Run
 from localprobe.runs.rows import CLEAN
 from localprobe.runs.tally import ORIGINAL, SWAP, Score
@@ -356,7 +357,7 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
     for number, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True), 1):
         clean, used = run.tally.clean, run.tally.baseline
         unfinished = f", unfinished: {run.so_far} so far" if run.so_far else ""
-        blocks = f", {run.manifest.n_layer} blocks" if comparison.is_by_depth else ""
+        blocks = f", {blocks_of(run.manifest.n_layer)}" if comparison.is_by_depth else ""
         between = f" (95 % {_interval(clean)} %)" if clean.n else ""
         shared = comparison.shared[number - 1]
         n_first = comparison.runs[0].tally.baseline.n

@@ -13,13 +13,13 @@ from rich.text import Text
 
 from localprobe.experiments.attention import Attention, Look
 from localprobe.experiments.lens import Lens
-from localprobe.experiments.map import DENOISING, TokenMap
+from localprobe.experiments.map import TokenMap
 from localprobe.report.map_words import (
     both,
     clean_line,
     explained,
-    measured,
     probability,
+    share_of,
     what_it_found,
     what_the_lens_shows,
 )
@@ -42,18 +42,11 @@ _NOT_FINITE, _UNSEEN = "?", -1.0
 
 def map_text(console: Console, found: TokenMap) -> list[Text]:
     """The map, its legend, and what it shows in words."""
-    lost = "is back" if found.direction == DENOISING else "is lost"
-    if found.metric == "prob":
-        what = f"of {measured(found)} {lost}"
-    elif found.metric == "kl":
-        what = "1 - exp(-KL)"
-    else:
-        what = f"of the answer {lost}, by {measured(found)}"
     heading = Text(explained(found))
     clean = Text(clean_line(found), style="bold")
     grid = heat_map(console, found.tokens, found.layers, found.effect())
     words = [Text(line) for line in what_it_found(found)]
-    return [heading, clean, Text(), *grid, legend(console, what), Text(), *words]
+    return [heading, clean, Text(), *grid, legend(console, share_of(found)), Text(), *words]
 
 
 def lens_text(console: Console, found: Lens) -> list[Text | Table]:

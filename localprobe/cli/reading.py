@@ -17,6 +17,7 @@ from localprobe.report import documents, run_view
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
 from localprobe.report.map_records import read_maps as read_map_file
+from localprobe.report.maps_comparison import MapsComparison, comparison_text
 from localprobe.report.maps_view import maps_record, maps_text
 from localprobe.report.misses import misses, misses_table
 from localprobe.report.run_page import run_page
@@ -111,7 +112,10 @@ def _show_misses(runs: Sequence[Run], patch: str | None, layers: str | None, *, 
 def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:
     if form not in FORMATS:
         raise LocalprobeError(f"unknown format {form!r}; {did_you_mean(form, FORMATS)}")
-    text = exported(_runs(paths), form, rows=rows)
+    folders = [folder for path in paths for folder in results.run_folders(path)]
+    runs = [read_maps(each) if is_maps(each) else results.read_run(each) for each in folders]
+    _say_unfinished(runs)
+    text = exported(runs, form, rows=rows)
     if sys.stdout.isatty():
         # For other programs it is as it is; a terminal would obey what is in it.
         text = "".join(escaped(line) + "\n" for line in text.split("\n")[:-1])
@@ -119,6 +123,9 @@ def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:
 
 
 def compare(paths: Sequence[Path], *, json: bool) -> None:
+    if maps := _maps(paths):
+        _compare_maps(maps, json=json)
+        return
     comparisons = Comparison.of(_runs(paths))
     if json:
         print_document([each.document() for each in comparisons])
@@ -128,6 +135,17 @@ def compare(paths: Sequence[Path], *, json: bool) -> None:
         if number:
             console.print()
         console.print(comparison_table(console, each))
+
+
+def _compare_maps(maps: Sequence[Maps], *, json: bool) -> None:
+    comparison = MapsComparison.of([_with_rows(each) for each in maps])
+    _say_unfinished(maps)
+    if json:
+        print_document([comparison.document()])
+        return
+    console = stdout_console()
+    for line in comparison_text(console, comparison):
+        console.print(line)
 
 
 def plot(paths: Sequence[Path], output: Path, metric: str | None, *, transitions: bool) -> None:
@@ -233,11 +251,16 @@ def merge(paths: Sequence[Path], out: Path) -> None:
 
 
 def _maps(paths: Sequence[Path]) -> list[Maps]:
-    """The maps over tasks in these folders; empty where any holds a sweep."""
+    """The maps over tasks in these folders; empty where all hold sweeps.
+
+    Raises LocalprobeError where there are both: they have nothing in common.
+    """
     folders = [folder for path in paths for folder in results.run_folders(path)]
-    if not all(map(is_maps, folders)):
-        return []
-    return [read_maps(folder) for folder in folders]
+    are_maps = [is_maps(folder) for folder in folders]
+    if any(are_maps) and not all(are_maps):
+        one, other = folders[are_maps.index(True)], folders[are_maps.index(False)]
+        raise LocalprobeError(f"{one} holds maps over a task, and {other} a sweep: name one kind")
+    return [read_maps(folder) for folder in folders] if any(are_maps) else []
 
 
 def _with_rows(found: Maps) -> Maps:
@@ -248,7 +271,11 @@ def _with_rows(found: Maps) -> Maps:
 
 def _runs(paths: Sequence[Path]) -> list[Run]:
     runs = [results.read_run(folder) for path in paths for folder in results.run_folders(path)]
-    for run in runs:
-        if not run.is_finished:
-            say(f"localprobe: {run.path} is unfinished; what there is is shown")
+    _say_unfinished(runs)
     return runs
+
+
+def _say_unfinished(runs: Sequence[Run | Maps]) -> None:
+    for run in runs:
+        if not run.manifest.is_finished:
+            say(f"localprobe: {run.path} is unfinished; what there is is shown")

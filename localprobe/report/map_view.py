@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,9 +133,11 @@ def heat_map(
     shares: NDArray[np.float64],
     *,
     head: str = "layer",
+    mark: Callable[[Console, float, int], Text] | None = None,
 ) -> list[Text]:
     """Lines: one a token, with a mark for each layer. shares: (n_layers, n_tokens), 0 … 1.
 
+    mark: of a share and its width; then shares may be below 0, too.
     Where the terminal is too narrow for all layers, neighbours share a mark, that of the largest.
     """
     shown = [visible(label) for label in labels]
@@ -152,8 +154,10 @@ def heat_map(
         for start in starts:
             some = shares[start : start + each, token]
             known = some[np.isfinite(some)]
-            share = float(known.max()) if len(known) else float("nan")
-            line.append_text(_mark(console, share, width))
+            share = float("nan")
+            if len(known):
+                share = float(known.max() if mark is None else known[np.abs(known).argmax()])
+            line.append_text((mark or _mark)(console, share, width))
         line.rstrip()
         lines.append(line)
     if each > 1:

@@ -217,19 +217,19 @@ def maps_record(found: Maps) -> dict[str, Any]:
 
 
 def _ends_record(ends: tuple[float, float, float]) -> dict[str, float | None]:
-    return dict(zip(("mean", "low", "high"), map(_number, ends), strict=True))
+    return dict(zip(("mean", "low", "high"), map(number, ends), strict=True))
 
 
 def _mean_record(mean: Any) -> dict[str, Any]:
-    record = {name: _plain(getattr(mean, name)) for name in ("mean", "low", "high")}
+    record = {name: plain(getattr(mean, name)) for name in ("mean", "low", "high")}
     return {**record, "n": mean.n.tolist()}
 
 
-def _plain(values: NDArray[np.float64]) -> list[list[float | None]]:
-    return [[_number(value) for value in row] for row in values.tolist()]
+def plain(values: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[number(value) for value in row] for row in values.tolist()]
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
@@ -266,16 +266,24 @@ def write_maps(path: Path, found: Maps) -> None:
 def csv_text(found: Maps) -> str:
     """A row for every role and layer."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    records = cell_records(found)
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def cell_records(found: Maps) -> list[dict[str, Any]]:
+    """Means by role, then by layer; None where nothing is known."""
     names = ("value", "low", "high", "effect", "effect_low", "effect_high")
-    writer.writerow(["role", "layer", "n", *names])
-    values, effects = found.values, found.effects
+    values, effects, records = found.values, found.effects, list[dict[str, Any]]()
     for column, role in enumerate(found.roles):
         for row, layer in enumerate(found.layers.tolist()):
             numbers = [
-                _number(float(each[row, column]))
+                number(float(each[row, column]))
                 for mean in (values, effects)
                 for each in (mean.mean, mean.low, mean.high)
             ]
-            writer.writerow([role, layer, int(values.n[row, column]), *numbers])
-    return text.getvalue()
+            about = {"role": role, "layer": layer, "n": int(values.n[row, column])}
+            records.append({**about, **dict(zip(names, numbers, strict=True))})
+    return records

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.files.cache import write_atomically
@@ -16,6 +17,7 @@ from localprobe.files.foreign import escaped, printable
 from localprobe.report import documents, run_view
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.export import FORMATS, exported
+from localprobe.report.map_records import MapRecord, mean_record
 from localprobe.report.map_records import read_maps as read_map_file
 from localprobe.report.maps_comparison import MapsComparison, comparison_text
 from localprobe.report.maps_view import maps_record, maps_text
@@ -187,9 +189,14 @@ def report(
         raise LocalprobeError(f"{output}: the report must be an .html file")
     if not output.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output.parent))
-    runs = [run.by_metric(metric) for run in _runs(paths)]
+    folders = [folder for path in paths for folder in results.run_folders(path)]
+    over_tasks = [read_maps(each) for each in folders if is_maps(each)]
+    if over_tasks and metric is not None:
+        raise LocalprobeError(f"--metric is for sweeps; {over_tasks[0].path} holds maps")
+    runs = [results.read_run(each).by_metric(metric) for each in folders if not is_maps(each)]
+    _say_unfinished([*runs, *over_tasks])
     found = [each for file in maps for each in read_map_file(file)]
-    text = run_page(runs, examples, title=title, maps=found)
+    text = run_page(runs, examples, title=title, maps=found, over_tasks=over_tasks)
     write_atomically(output, text)
     say(f"wrote {output}, {size_text(output.stat().st_size)}")
 
@@ -210,15 +217,35 @@ def browse(paths: Sequence[Path]) -> None:
     there = []
     for path in paths or [Path()]:
         if path.is_file():
-            there += [Opened(str(path), found=each) for each in read_map_file(path)]
-        else:
-            folders = runs_below(path)
-            there += [Opened(str(each), partial(results.read_run, each)) for each in folders]
-    if len(there) == 1 and there[0].run is not None:
+            there += [
+                Opened(str(path), found=partial(_itself, each)) for each in read_map_file(path)
+            ]
+            continue
+        for each in runs_below(path):
+            if is_maps(each):
+                there.append(Opened(str(each), found=partial(_mean_of, each)))
+            else:
+                there.append(Opened(str(each), partial(results.read_run, each)))
+    if len(there) == 1:
         # What is wrong with it is said before there is a screen.
-        run = there[0].run()
-        there = [Opened(there[0].name, lambda: run)]
+        only = there[0]
+        if only.run is not None:
+            only = Opened(only.name, partial(_itself, only.run()))
+        elif only.found is not None:
+            only = Opened(only.name, found=partial(_itself, only.found()))
+        there = [only]
     Browser(there).run()
+
+
+T = TypeVar("T")
+
+
+def _itself(found: T) -> T:
+    return found
+
+
+def _mean_of(folder: Path) -> MapRecord:
+    return mean_record(read_maps(folder))
 
 
 def runs_below(path: Path) -> list[Path]:

@@ -191,14 +191,22 @@ def comparison_text(console: Console, comparison: MapsComparison) -> list[Text]:
     first = comparison.runs[0]
     title = f"{first.manifest.task} · {first.patch} · {first.metric}"
     lines = [Text(visible(title), style="bold"), Text(explained(first))]
+    for line in run_lines(comparison):
+        lines.append(Text(line, style="dim" if line.startswith(" ") else ""))
+    for pair in comparison.pairs:
+        lines += [Text(), *_drawn(console, pair), *map(Text, words_of(pair))]
+    return lines
+
+
+def run_lines(comparison: MapsComparison) -> list[str]:
+    """Each run, and what was run otherwise than in the first one."""
+    lines = []
     told = zip(comparison.names, comparison.runs, comparison.differences, strict=True)
     for number, (name, run, unlike) in enumerate(told, 1):
         shared = "" if number == 1 else f"; {len(comparison.pairs[number - 2].shared)} also in [1]"
         of = f", {blocks(run.manifest.n_layer)}"
-        lines.append(Text(f"[{number}] {visible(name)}{of}: {clean_line(run)}{shared}"))
-        lines += [Text(f"    {visible(each)} as in [1]", style="dim") for each in unlike]
-    for pair in comparison.pairs:
-        lines += [Text(), *_drawn(console, pair), *map(Text, words_of(pair))]
+        lines.append(f"[{number}] {visible(name)}{of}: {clean_line(run)}{shared}")
+        lines += [f"    {visible(each)} as in [1]" for each in unlike]
     return lines
 
 

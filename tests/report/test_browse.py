@@ -167,7 +167,7 @@ def test_a_map(tmp_path: Path, tiny_file: Callable[[str], Path], capsys: Any) ->
         assert said(pilot, "#below").startswith("`Chad (")
         assert f"at layer 1: prob {value:.3f}, effect" in said(pilot, "#below")
 
-    walk([Opened("map.json", found=found)], steps)
+    walk([Opened("map.json", found=lambda: found)], steps)
 
 
 def test_a_run_that_is_damaged_is_said_so(run: Run, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def mean_record(found: Maps) -> MapRecord:
         of=f"{found.manifest.task}, mean over examples",
         about=[maps_view.explained(found), maps_view.clean_line(found)],
         across="tokens by their role",
-        tokens=found.roles,
+        tokens=[visible(role) for role in found.roles],
         columns=[f"{role} ({found.n_of(role)})" for role in found.roles],
         layers=found.layers.tolist(),
         values=maps_view.plain(found.values.mean),

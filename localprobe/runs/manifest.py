@@ -236,7 +236,7 @@ def read_manifest(folder: Path) -> Manifest:
     data = read_data(folder)
     if is_of_maps(data):
         raise LocalprobeError(
-            f"{folder} holds maps over a task and no sweep; show, plot and merge read it"
+            f"{folder} holds maps over a task and no sweep: it has no scores and no misses"
         )
     if isinstance(data, dict) and data.get("format", FORMAT) not in _READ:
         found = printable(repr(data["format"]), 40)

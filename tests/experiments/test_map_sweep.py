@@ -408,7 +408,7 @@ def test_a_swap_is_shown_in_its_own_words(
     assert document["there"]["mean"] == read_maps(Path(out)).there[0]
 
 
-@pytest.mark.parametrize("command", ["compare", "export", "show --metric f1", "show --misses"])
+@pytest.mark.parametrize("command", ["show --metric f1", "show --misses"])
 def test_what_is_for_sweeps_refuses_in_a_sentence(
     model: Model,
     own: dict[str, Any],

@@ -843,10 +843,10 @@ def export(
         str, typer.Option("--format", metavar="FORMAT", help="csv, jsonl or md.")
     ] = "csv",
     rows: Annotated[
-        bool, typer.Option("--rows", help="What was answered to every example, not mean scores.")
+        bool, typer.Option("--rows", help="What was found of every example, not means.")
     ] = False,
 ) -> None:
-    """A run's scores for other programs, on standard output."""
+    """A run's scores, or a task's maps, for other programs, on standard output."""
     from localprobe.cli import reading
 
     reading.export(runs, form.lower(), rows=rows)
@@ -857,6 +857,9 @@ def compare(runs: Runs, json: Json = False) -> None:
     """Runs side by side: scores by layer, and how far the transition moves.
 
     Models with unlike numbers of blocks are compared by depth, the share of blocks below.
+
+    Of maps over a task, the examples that both runs use are paired, and only roles and layers are
+    marked that surely differ.
     """
     from localprobe.cli import reading
 

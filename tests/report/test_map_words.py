@@ -117,7 +117,7 @@ def test_a_map_by_kl_is_of_the_distribution() -> None:
     # What is halfway hangs on how far the other run is.
     swap = {"patch": "swap", "there": 4.0, "other": "y", **far}
     first, second = what_it_found(a_map([[2.0, 0.3], [0.1, 0.2]], [0, 1], 2, **swap))
-    assert first.startswith("`a` decides until layer 1")
+    assert first.startswith("`a` matters until layer 1")
     assert second.startswith(
         "no other token moves the distribution more than halfway to the second"
     )

@@ -94,11 +94,13 @@ def _panel(drawing: Any, axis: Any, found: Shown) -> None:
         title = f"{explained(found)}\n{clean_line(found)}"
         bar = share_of(found)
         if bar.startswith("of "):
-            bar = f"share {bar}"
+            bar = f"share {bar.replace(' is lost', ' that is lost')}"
     elif isinstance(found, Maps):
         done = maps_view.explained(found).replace("; ", "\n")
         title = f"{found.manifest.title}\n{done}\n{maps_view.clean_line(found)}"
-        bar = f"mean share {maps_view.share_of(found)}"
+        bar = maps_view.share_of(found)
+        if bar.startswith("of "):
+            bar = f"mean share {bar.replace(' is lost', ' that is lost')}"
     elif isinstance(found, Lens):
         bar = probability(found.token)
         title = what_the_lens_shows(found)

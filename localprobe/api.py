@@ -36,7 +36,7 @@ from localprobe.experiments.attention import Attention
 from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import MapPlan, TokenMap
-from localprobe.experiments.map_sweep import MapSweep, check_plan
+from localprobe.experiments.map_sweep import MapSweep
 from localprobe.experiments.probe import Injection, ProbeRow
 from localprobe.experiments.roles import ROLES
 from localprobe.experiments.states import States, donor_from_file, is_states_file, states_of
@@ -57,7 +57,7 @@ from localprobe.runs.descent import PATIENCE
 from localprobe.runs.display import shown_by
 from localprobe.runs.folder import RunFolder
 from localprobe.runs.frames import Framed
-from localprobe.runs.manifest import Manifest, new_manifest, now
+from localprobe.runs.manifest import Manifest, blocks, new_manifest, now
 from localprobe.runs.maps import MapFolder, MapRow, Maps, rows_of
 from localprobe.runs.maps import new_manifest as map_manifest
 from localprobe.runs.results import Run, read_run
@@ -121,7 +121,7 @@ class Model:
         )
 
     def __repr__(self) -> str:
-        return f"Model({self.name!r}, {self.n_layer} blocks)"
+        return f"Model({self.name!r}, {blocks(self.n_layer)})"
 
     def __enter__(self) -> Model:
         return self
@@ -610,14 +610,14 @@ class RunningMaps:
         maps = running.found()
 
     experiment: the task, layers, n, seed, data, template, chat and shard; its patches and metric
-    are taken from the plan.
+    are taken from the plan, which is one made `over_task`.
     """
 
     def __init__(
         self, model: Model, experiment: Experiment, plan: MapPlan, out: Path | None = None
     ) -> None:
-        check_plan(plan)
-        plan = replace(plan, metric=plan.metric or "prob", seed=experiment.seed)
+        default = "logit-diff" if plan.patch == mapping.SWAP else "prob"
+        plan = replace(plan, metric=plan.metric or default, seed=experiment.seed, over_task=True)
         experiment = replace(experiment, patches=(plan.patch,), metric=plan.metric)
         self._stack = ExitStack()
         self._folder: MapFolder | None = None
@@ -638,7 +638,11 @@ class RunningMaps:
             )
             self.manifest: Manifest = map_manifest(
                 model_record(model.loaded),
-                {**experiment.record(), "window": plan.window},
+                {
+                    **experiment.record(),
+                    "window": plan.window,
+                    **({"direction": plan.direction} if plan.patch == mapping.SWAP else {}),
+                },
                 engine=engine,
                 layers=self.sweep.layers,
                 roles=ROLES,
@@ -687,8 +691,9 @@ def map_task(
     model: Model,
     task: str,
     patch: str = mapping.KNOCKOUT,
-    metric: str = "prob",
+    metric: str | None = None,
     *,
+    direction: str = mapping.NOISING,
     window: int | None = None,
     out: str | Path | None = None,
     progress: bool = True,
@@ -696,9 +701,11 @@ def map_task(
 ) -> Maps:
     """Maps of a task's examples, averaged: their tokens are aligned by their role to the subject.
 
-    The examples are those that the clean model answers right. patch: knockout, random, shuffle or
-    freeze. metric: prob, logprob, rank or kl. settings: those of `Experiment` that ask for layers,
-    n, seed, template, data, chat or shard. out: a folder to write to, or to go on in.
+    The examples are those that the clean model answers right. patch: knockout, random, shuffle,
+    freeze or swap (in a direction, as of `token_map`). metric: prob, logit-diff, logprob, rank or
+    kl; logit-diff of a swap, else prob. Swaps and logit-diff tell each example from a donor, see
+    `localprobe map --help`; without one it is not used. settings: those of `Experiment` that ask
+    for layers, n, seed, template, data, chat or shard. out: a folder to write to, or to go on in.
     Raises LocalprobeError for anything that cannot be done.
     """
     from tqdm.auto import tqdm
@@ -708,7 +715,7 @@ def map_task(
     if "layers" in settings:
         settings["layers"] = layers_text(settings["layers"])
     experiment = Experiment(task, (patch,), **settings)
-    plan = MapPlan(patch, metric, window=window)
+    plan = MapPlan(patch, metric, window=window, direction=direction, over_task=True)
     with (
         RunningMaps(model, experiment, plan, None if out is None else Path(out)) as running,
         tqdm(total=running.sweep.expected, desc=f"map {task}", disable=not progress) as bar,

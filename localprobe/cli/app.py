@@ -340,7 +340,13 @@ def token_map(
     chat: Chat = False,
     json: Json = False,
 ) -> None:
-    """Which token is needed until which layer: layers x tokens."""
+    """Which token is needed until which layer: layers x tokens.
+
+    With --task, a swap or logit-diff needs a donor for each example: another one with as many
+    tokens in its subject, that the clean model answers right and otherwise; the first such one in
+    an order drawn by --seed. In jsonl it is the line's own prompt with its "new" for its "old".
+    Examples without a donor are left out, and counted.
+    """
     from localprobe.cli import maps
 
     if task is not None:
@@ -349,7 +355,6 @@ def token_map(
             "--group": group != "words",
             "--against": against is not None,
             "--swap": swap is not None,
-            "--direction": direction != "noising",
             "--against-answer": against_answer is not None,
             "--generated": generated,
             "--max-tokens": max_tokens != 8,
@@ -373,7 +378,14 @@ def token_map(
             chat=chat,
             shard=parse_shard(shard),
         )
-        plan = MapPlan(patch.lower(), metric and metric.lower(), window=window, seed=seed)
+        plan = MapPlan(
+            patch.lower(),
+            metric and metric.lower(),
+            window=window,
+            seed=seed,
+            direction=direction.lower(),
+            over_task=True,
+        )
         maps.map_task(experiment, choice, plan, out=out, output=output, json=json)
         return
     for name, given in {
@@ -831,10 +843,10 @@ def export(
         str, typer.Option("--format", metavar="FORMAT", help="csv, jsonl or md.")
     ] = "csv",
     rows: Annotated[
-        bool, typer.Option("--rows", help="What was answered to every example, not mean scores.")
+        bool, typer.Option("--rows", help="What was found of every example, not means.")
     ] = False,
 ) -> None:
-    """A run's scores for other programs, on standard output."""
+    """A run's scores, or a task's maps, for other programs, on standard output."""
     from localprobe.cli import reading
 
     reading.export(runs, form.lower(), rows=rows)
@@ -845,6 +857,9 @@ def compare(runs: Runs, json: Json = False) -> None:
     """Runs side by side: scores by layer, and how far the transition moves.
 
     Models with unlike numbers of blocks are compared by depth, the share of blocks below.
+
+    Of maps over a task, the examples that both runs use are paired, and only roles and layers are
+    marked that surely differ.
     """
     from localprobe.cli import reading
 

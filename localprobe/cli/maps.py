@@ -18,7 +18,6 @@ from localprobe.errors import LocalprobeError
 from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import MapPlan, TokenMap
-from localprobe.experiments.map_sweep import check_plan
 from localprobe.experiments.probe import find_position
 from localprobe.experiments.states import read_prompts
 from localprobe.experiments.states import write_states as write_states_of
@@ -105,7 +104,6 @@ def map_task(
     json: bool,
 ) -> None:
     """Maps of a task's examples, averaged."""
-    check_plan(plan)
     experiment.build_task()
     if output is not None:
         check_maps_output(output)

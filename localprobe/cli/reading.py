@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.files.cache import write_atomically
@@ -16,7 +17,9 @@ from localprobe.report import documents, run_view
 from localprobe.report.comparison import Comparison, comparison_table
 from localprobe.report.drawing import unstyled
 from localprobe.report.export import FORMATS, exported
+from localprobe.report.map_records import MapRecord, mean_record
 from localprobe.report.map_records import read_maps as read_map_file
+from localprobe.report.maps_comparison import MapsComparison, comparison_text
 from localprobe.report.maps_view import maps_record, maps_text
 from localprobe.report.misses import misses, misses_table, not_finite
 from localprobe.report.run_page import run_page
@@ -116,7 +119,10 @@ def _show_misses(runs: Sequence[Run], patch: str | None, layers: str | None, *, 
 def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:
     if form not in FORMATS:
         raise LocalprobeError(f"unknown format {form!r}; {did_you_mean(form, FORMATS)}")
-    text = exported(_runs(paths), form, rows=rows)
+    folders = [folder for path in paths for folder in results.run_folders(path)]
+    runs = [read_maps(each) if is_maps(each) else results.read_run(each) for each in folders]
+    _say_unfinished(runs)
+    text = exported(runs, form, rows=rows)
     if sys.stdout.isatty():
         # For other programs it is as it is; a terminal would obey what is in it.
         text = "".join(escaped(line) + "\n" for line in text.split("\n")[:-1])
@@ -124,6 +130,9 @@ def export(paths: Sequence[Path], form: str, *, rows: bool) -> None:
 
 
 def compare(paths: Sequence[Path], *, json: bool) -> None:
+    if maps := _maps(paths):
+        _compare_maps(maps, json=json)
+        return
     comparisons = Comparison.of(_runs(paths))
     if json:
         print_document([each.document() for each in comparisons])
@@ -133,6 +142,17 @@ def compare(paths: Sequence[Path], *, json: bool) -> None:
         if number:
             console.print()
         console.print(comparison_table(console, each))
+
+
+def _compare_maps(maps: Sequence[Maps], *, json: bool) -> None:
+    comparison = MapsComparison.of([_with_rows(each) for each in maps])
+    _say_unfinished(maps)
+    if json:
+        print_document([comparison.document()])
+        return
+    console = stdout_console()
+    for line in comparison_text(console, comparison):
+        console.print(line)
 
 
 def plot(paths: Sequence[Path], output: Path, metric: str | None, *, transitions: bool) -> None:
@@ -164,9 +184,14 @@ def report(
         raise LocalprobeError(f"{output}: the report must be an .html file")
     if not output.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output.parent))
-    runs = [run.by_metric(metric) for run in _runs(paths)]
+    folders = [folder for path in paths for folder in results.run_folders(path)]
+    over_tasks = [read_maps(each) for each in folders if is_maps(each)]
+    if over_tasks and metric is not None:
+        raise LocalprobeError(f"--metric is for sweeps; {over_tasks[0].path} holds maps")
+    runs = [results.read_run(each).by_metric(metric) for each in folders if not is_maps(each)]
+    _say_unfinished([*runs, *over_tasks])
     found = [each for file in maps for each in read_map_file(file)]
-    text = run_page(runs, examples, title=title, maps=found)
+    text = run_page(runs, examples, title=title, maps=found, over_tasks=over_tasks)
     write_atomically(output, text)
     say(f"wrote {output}, {size_text(output.stat().st_size)}")
 
@@ -187,15 +212,35 @@ def browse(paths: Sequence[Path]) -> None:
     there = []
     for path in paths or [Path()]:
         if path.is_file():
-            there += [Opened(str(path), found=each) for each in read_map_file(path)]
-        else:
-            folders = runs_below(path)
-            there += [Opened(str(each), partial(results.read_run, each)) for each in folders]
-    if len(there) == 1 and there[0].run is not None:
+            there += [
+                Opened(str(path), found=partial(_itself, each)) for each in read_map_file(path)
+            ]
+            continue
+        for each in runs_below(path):
+            if is_maps(each):
+                there.append(Opened(str(each), found=partial(_mean_of, each)))
+            else:
+                there.append(Opened(str(each), partial(results.read_run, each)))
+    if len(there) == 1:
         # What is wrong with it is said before there is a screen.
-        run = there[0].run()
-        there = [Opened(there[0].name, lambda: run)]
+        only = there[0]
+        if only.run is not None:
+            only = Opened(only.name, partial(_itself, only.run()))
+        elif only.found is not None:
+            only = Opened(only.name, found=partial(_itself, only.found()))
+        there = [only]
     Browser(there).run()
+
+
+T = TypeVar("T")
+
+
+def _itself(found: T) -> T:
+    return found
+
+
+def _mean_of(folder: Path) -> MapRecord:
+    return mean_record(read_maps(folder))
 
 
 def runs_below(path: Path) -> list[Path]:
@@ -228,11 +273,16 @@ def merge(paths: Sequence[Path], out: Path) -> None:
 
 
 def _maps(paths: Sequence[Path]) -> list[Maps]:
-    """The maps over tasks in these folders; empty where any holds a sweep."""
+    """The maps over tasks in these folders; empty where all hold sweeps.
+
+    Raises LocalprobeError where there are both: they have nothing in common.
+    """
     folders = [folder for path in paths for folder in results.run_folders(path)]
-    if not all(map(is_maps, folders)):
-        return []
-    return [read_maps(folder) for folder in folders]
+    are_maps = [is_maps(folder) for folder in folders]
+    if any(are_maps) and not all(are_maps):
+        one, other = folders[are_maps.index(True)], folders[are_maps.index(False)]
+        raise LocalprobeError(f"{one} holds maps over a task, and {other} a sweep: name one kind")
+    return [read_maps(folder) for folder in folders] if any(are_maps) else []
 
 
 def _with_rows(found: Maps) -> Maps:
@@ -243,7 +293,11 @@ def _with_rows(found: Maps) -> Maps:
 
 def _runs(paths: Sequence[Path]) -> list[Run]:
     runs = [results.read_run(folder) for path in paths for folder in results.run_folders(path)]
-    for run in runs:
-        if not run.is_finished:
-            say(f"localprobe: {run.path} is unfinished; what there is is shown")
+    _say_unfinished(runs)
     return runs
+
+
+def _say_unfinished(runs: Sequence[Run | Maps]) -> None:
+    for run in runs:
+        if not run.manifest.is_finished:
+            say(f"localprobe: {run.path} is unfinished; what there is is shown")

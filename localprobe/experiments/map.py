@@ -102,20 +102,23 @@ class TokenMap:
         share: Values = (values - float(here)) / way
         return share
 
-    def needed(self) -> list[tuple[int, int, int]]:
+    def needed(self) -> list[tuple[int, int, int | None]]:
         """Groups whose loss costs more than half of the answer somewhere: (group, from, until).
 
         from: the first layer shown at which it does; until: the first one from which on it no
-        longer does, or n_layer. In order of `until`, the latest first.
+        longer does; where it does at the last one shown, n_layer if that is the model's last, and
+        else None. In order of `until`, the latest first.
         """
         found = []
+        end = self.n_layer if int(self.layers[-1]) == self.n_layer - 1 else None
         for group, column in enumerate(self.effect().T):
             costly = np.flatnonzero(column > NEEDED)
             if len(costly):
                 last = int(costly[-1]) + 1
-                until = int(self.layers[last]) if last < len(self.layers) else self.n_layer
+                until = int(self.layers[last]) if last < len(self.layers) else end
                 found.append((group, int(self.layers[costly[0]]), until))
-        return sorted(found, key=lambda each: (-each[2], each[0]))
+        latest = self.n_layer
+        return sorted(found, key=lambda each: (-(latest if each[2] is None else each[2]), each[0]))
 
     def plot(self, path: Any = None) -> Any:
         """The map as a figure: written to a file where a path is given, else a matplotlib figure.
@@ -243,6 +246,14 @@ def check_patch(patch: str, direction: str, metric: str | None, window: int | No
         raise LocalprobeError("--window must be at least 1 layer")
 
 
+def check_window(window: int | None, n_layer: int) -> None:
+    """Raise LocalprobeError where it is longer than the model."""
+    if window is not None and window > n_layer:
+        raise LocalprobeError(
+            f"--window {window} is more than the {n_layer} layer{'s' * (n_layer != 1)} of the model"
+        )
+
+
 def acts_of(
     patch: str,
     positions: Iterable[tuple[int, ...]],
@@ -320,6 +331,8 @@ class MapPlan:
     swap: tuple[str, str] | None = None
     against_answer: str | None = None
     direction: str = NOISING
+    over_task: bool = False
+    """The second prompt, and the answer to tell from, are those of each example's donor."""
 
     def __post_init__(self) -> None:
         check_patch(self.patch, self.direction, self.metric, self.window)
@@ -327,17 +340,35 @@ class MapPlan:
             raise LocalprobeError(
                 f"unknown group {self.group!r}; {did_you_mean(self.group, GROUPS)}"
             )
-        if self.patch == SWAP:
+        if self.over_task:
+            if (self.against, self.swap, self.against_answer) != (None, None, None):
+                raise LocalprobeError(
+                    "--against, --swap and --against-answer are for the map of one prompt"
+                )
+        elif self.patch == SWAP:
             if (self.against is None) == (self.swap is None):
                 raise LocalprobeError("a swap needs --against PROMPT2, or --swap OLD NEW")
             if self.against_answer is not None:
                 raise LocalprobeError("a swap is told from the second prompt's answer")
         elif self.against is not None or self.swap is not None:
             raise LocalprobeError("--against and --swap are for --patch swap")
-        elif self.direction != NOISING:
-            raise LocalprobeError("--direction is for --patch swap")
         elif self.metric == "logit-diff" and self.against_answer is None:
             raise LocalprobeError("logit-diff needs --against-answer TEXT, the answer to tell from")
+        if self.patch != SWAP and self.direction != NOISING:
+            raise LocalprobeError("--direction is for --patch swap")
+
+    @property
+    def needs_donor(self) -> bool:
+        """Whether each example of a task needs another one."""
+        return self.patch == SWAP or self.metric == "logit-diff"
+
+
+@dataclass(frozen=True)
+class Donor:
+    """What an example of a task is told from: another prompt, the first token of its answer."""
+
+    prompt: str
+    answer_id: int
 
 
 def make_map(
@@ -350,17 +381,22 @@ def make_map(
     written: Sequence[int] = (),
     groups: Sequence[Group] | None = None,
     example: int = 0,
+    told_from: Donor | None = None,
 ) -> TokenMap:
     """The map of a prompt. written: tokens of its answer, taken as a part of the prompt.
 
     groups: of past tokens; those of the plan if None. example: what random draws depend on.
+    told_from: of a plan over a task that needs a donor.
     Raises LocalprobeError where the plan does not fit the prompt.
     """
     tokens = [*encoder.tokens(text), *written]
     hides = plan.patch == KNOCKOUT
     model = encoder.model
+    check_window(plan.window, model.n_layer)
     if plan.patch == SWAP:
         second_text = plan.against if plan.swap is None else swapped(text, *plan.swap)
+        if told_from is not None:
+            second_text = told_from.prompt
         others = encoder.tokens(second_text or "")
         if len(others) != len(tokens):
             raise LocalprobeError(
@@ -393,10 +429,14 @@ def make_map(
             other = first_token(model, plan.against_answer, answer)
             if other == answer:
                 raise LocalprobeError(f"{plan.against_answer!r} begins as the answer itself does")
+        elif told_from is not None:
+            other = told_from.answer_id
         metric = plan.metric or ("prob" if other is None else "logit-diff")
     measure = Measure(metric, answer, other, clean)
     if groups is None:
         groups = groups_of(encoder, prompt.tokens, plan.group)
+        if donor is not None:
+            groups = [(_both(model, label, at, source.tokens), at) for label, at in groups]
     acts = acts_of(
         plan.patch,
         [at for _, at in groups],
@@ -405,8 +445,6 @@ def make_map(
         donor=donor,
         example=example,
     )
-    if donor is not None:
-        groups = [(_both(model, label, at, source.tokens), at) for label, at in groups]
     here, here_prob = measure.one(prompt.clean)
     found = fill(prompt, acts, layers, measure, progress)
     return TokenMap(

@@ -44,11 +44,11 @@ MOST_ROWS = 2000
 
 @dataclass(frozen=True)
 class Opened:
-    """What can be walked through. name: where it lies. run: reads it, when it is opened."""
+    """What can be walked through. name: where it lies. run, found: read it, when it is opened."""
 
     name: str
     run: Callable[[], Run] | None = None
-    found: MapRecord | None = None
+    found: Callable[[], MapRecord] | None = None
 
 
 class _GridScreen(Screen[None]):
@@ -312,7 +312,7 @@ class MapScreen(_GridScreen):
     by_row = False
 
     def __init__(self, found: MapRecord) -> None:
-        super().__init__(f"{found.patch}, {found.metric} of `{found.answer}` · {found.model}")
+        super().__init__(f"{found.title} · {found.model}")
         self._map = found
 
     def grid(self) -> Grid:
@@ -332,7 +332,7 @@ class MapScreen(_GridScreen):
 def screen_of(opened: Sequence[Opened]) -> Screen[None]:
     """The table of runs, or a map."""
     if opened[0].found is not None:
-        return MapScreen(opened[0].found)
+        return MapScreen(opened[0].found())
     return ScoresScreen([each.run() for each in opened if each.run is not None])
 
 

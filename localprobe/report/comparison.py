@@ -30,6 +30,8 @@ from localprobe.report.terminal import (
 )
 from localprobe.report.transition import between
 from localprobe.runs.descent import PATIENCE, Descent, own_transitions
+from localprobe.runs.manifest import blocks as blocks_of
+from localprobe.runs.maps import Maps
 from localprobe.runs.results import Run
 from localprobe.runs.rows import CLEAN
 from localprobe.runs.tally import ORIGINAL, SWAP, Score
@@ -93,7 +95,7 @@ class Comparison:
                 for metric, have in by_metric.items():
                     if len(have) > 1:
                         shown = ORIGINAL if patch == SWAP else metric
-                        found.append(Comparison(task, patch, shown, _names(have), tuple(have)))
+                        found.append(Comparison(task, patch, shown, names_of(have), tuple(have)))
         if len(runs) < 2:
             raise LocalprobeError("to compare, name two runs or more")
         if not found:
@@ -327,7 +329,7 @@ def _layer(place: Place) -> int:
     return next(layer for layer in place.layers if layer is not None)
 
 
-def _names(runs: Sequence[Run]) -> tuple[str, ...]:
+def names_of(runs: Sequence[Run | Maps]) -> tuple[str, ...]:
     """Models, or folders where the models are the same."""
     models = [run.manifest.model_name for run in runs]
     if len(set(models)) == len(runs):
@@ -356,7 +358,7 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
     for number, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True), 1):
         clean, used = run.tally.clean, run.tally.baseline
         unfinished = f", unfinished: {run.so_far} so far" if run.so_far else ""
-        blocks = f", {run.manifest.n_layer} blocks" if comparison.is_by_depth else ""
+        blocks = f", {blocks_of(run.manifest.n_layer)}" if comparison.is_by_depth else ""
         between = f" (95 % {_interval(clean)} %)" if clean.n else ""
         shared = comparison.shared[number - 1]
         n_first = comparison.runs[0].tally.baseline.n
@@ -445,7 +447,7 @@ def endings(comparison: Comparison) -> list[Text]:
             f"of blocks below; a layer is so many points of it: {steps}"
         )
     if len(set(swept)) > 1 and not all(whole):
-        layers = "; ".join(f"[{number}] {_listed(each)}" for number, each in enumerate(swept, 1))
+        layers = "; ".join(f"[{number}] {listed(each)}" for number, each in enumerate(swept, 1))
         found.append(f"each transition is that of the layers which its run has: {layers}")
     return [Text(line) for line in [*found, *_moved(comparison), *comparison.notes]]
 
@@ -492,7 +494,7 @@ def _shift(shift: Shift, *, by_depth: bool) -> str:
     return f"{by} ({between}, since layers right below were not swept)"
 
 
-def _listed(layers: Sequence[int]) -> str:
+def listed(layers: Sequence[int]) -> str:
     """Layers in words: 0–29, 0–28 in steps of 4, or each of them."""
     steps = {after - before for before, after in pairwise(layers)}
     if len(layers) < 3 or len(steps) > 1:

@@ -11,16 +11,18 @@ from typing import Any
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import escaped
 from localprobe.report.documents import mean, score_records
+from localprobe.report.maps_view import cell_records, number
 from localprobe.report.misses import asked_of
 from localprobe.report.terminal import json_text
+from localprobe.runs.maps import Maps
 from localprobe.runs.results import Run
 
 FORMATS = ("csv", "jsonl", "md")
 
 
-def exported(runs: Sequence[Run], form: str, *, rows: bool) -> str:
-    """form: of FORMATS. rows: what was answered to each example, instead of mean scores."""
-    records = [record for run in runs for record in (_answers(run) if rows else _scores(run))]
+def exported(runs: Sequence[Run | Maps], form: str, *, rows: bool) -> str:
+    """form: of FORMATS. rows: what was found of each example, instead of means."""
+    records = [record for run in runs for record in _records(run, rows=rows)]
     if form == "jsonl":
         return "".join(json_text(record) + "\n" for record in records)
     names = list(dict.fromkeys(name for record in records for name in record))
@@ -37,6 +39,12 @@ def exported(runs: Sequence[Run], form: str, *, rows: bool) -> str:
     lines = [names, ["---"] * len(names)]
     lines += [[_in_cell(record.get(name)) for name in names] for record in records]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _records(run: Run | Maps, *, rows: bool) -> list[dict[str, Any]]:
+    if isinstance(run, Maps):
+        return _map_cells(run) if rows else _mean_cells(run)
+    return _answers(run) if rows else _scores(run)
 
 
 def _scores(run: Run) -> list[dict[str, Any]]:
@@ -96,7 +104,61 @@ def _answers(run: Run) -> list[dict[str, Any]]:
     return records
 
 
-def _about(run: Run) -> dict[str, Any]:
+def _mean_cells(found: Maps) -> list[dict[str, Any]]:
+    """Means over examples in every cell; those of the clean model first, of no role and layer."""
+    about = {**_about(found), "patch": found.patch, "metric": found.metric}
+    if found.direction is not None:
+        about["direction"] = found.direction
+    clean = dict(zip(("value", "low", "high"), map(number, found.clean), strict=True))
+    records = [{**about, "role": None, "layer": None, "n": len(found.used), **clean}]
+    return records + [{**about, **record} for record in cell_records(found)]
+
+
+def _map_cells(found: Maps) -> list[dict[str, Any]]:
+    """Every cell of every example; of one that is not used, what was answered alone."""
+    records = []
+    for row in found.rows:
+        about = {
+            **_about(found),
+            "example": row.example,
+            "patch": found.patch,
+            "metric": found.metric,
+            "used": row.used,
+            "prompt": row.prompt,
+            "subject": row.subject,
+            "accepted": list(row.accepted) or None,
+            "answer": row.answer,
+            "first_token": row.first or None,
+            "clean": row.clean,
+        }
+        if found.direction is not None or found.metric == "logit-diff":
+            about |= {
+                "donor": row.donor,
+                "donor_prompt": row.donor_prompt,
+                "new": row.new,
+                "donor_first_token": row.donor_first,
+                "there": row.there,
+                "without_donor": row.without_donor,
+            }
+        if not row.used:
+            records.append({**about, "role": None, "positions": None, "layer": None})
+        for role, at in row.roles.items():
+            cells = zip(found.layers.tolist(), row.values[role], row.effects[role], strict=True)
+            records += [
+                {
+                    **about,
+                    "role": role,
+                    "positions": " ".join(map(str, at)),
+                    "layer": layer,
+                    "value": value,
+                    "effect": effect,
+                }
+                for layer, value, effect in cells
+            ]
+    return records
+
+
+def _about(run: Run | Maps) -> dict[str, Any]:
     about = {"task": run.manifest.task, "model": run.manifest.model_name}
     return {"run": str(run.path), **about}
 

@@ -12,15 +12,15 @@ from typing import Any
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.attention import Attention
 from localprobe.experiments.lens import Lens
-from localprobe.experiments.map import DENOISING, TokenMap
+from localprobe.experiments.map import TokenMap
 from localprobe.files.cache import write_atomically
 from localprobe.report import maps_view
 from localprobe.report.drawing import unstyled
 from localprobe.report.map_words import (
     clean_line,
     explained,
-    measured,
     probability,
+    share_of,
     what_the_lens_shows,
 )
 from localprobe.report.terminal import visible
@@ -73,14 +73,15 @@ def _panel(drawing: Any, axis: Any, found: Shown) -> None:
     across = list(range(len(shares))) if isinstance(found, Attention) else found.layers.tolist()
     if isinstance(found, TokenMap):
         title = f"{explained(found)}\n{clean_line(found)}"
-        back = "brought back" if found.direction == DENOISING else "lost"
-        bar = f"share {back}, by {measured(found)}"
-        if found.metric == "prob":
-            bar = f"share of {measured(found)} that is {back}"
+        bar = share_of(found)
+        if bar.startswith("of "):
+            bar = f"share {bar.replace(' is lost', ' that is lost')}"
     elif isinstance(found, Maps):
         done = maps_view.explained(found).replace("; ", "\n")
         title = f"{found.manifest.title}\n{done}\n{maps_view.clean_line(found)}"
-        bar = "mean share of the answer that is lost"
+        bar = maps_view.share_of(found)
+        if bar.startswith("of "):
+            bar = f"mean share {bar.replace(' is lost', ' that is lost')}"
     elif isinstance(found, Lens):
         bar = probability(found.token)
         title = what_the_lens_shows(found)

@@ -150,7 +150,8 @@ def write_attention(path: Path, found: Attention, layer: int | None, head: int |
     else:
 
         def tip(key: int, query: int) -> str:
-            return f"{found.tokens[query]!r} to {found.tokens[key]!r}: {weights[query, key]:.3f}"
+            one, other = (map_words.quoted(found.tokens[each]) for each in (query, key))
+            return f"{one} to {other}: {weights[query, key]:.3f}"
 
         table = _table(found.tokens, np.arange(len(weights)), weights.T, tip)
         write_atomically(path, _page(f"<p>{_safe(visible(found.prompt))}</p>{table}"))
@@ -261,7 +262,7 @@ def map_html(found: TokenMap) -> str:
     def tip(row: int, group: int) -> str:
         return (
             f"{map_words.measured(found)} = {map_words.number(found, found.values[row, group])}, "
-            f"{found.tokens[group]!r} at layer {found.layers[row]}"
+            f"{map_words.quoted(found.tokens[group])} at layer {found.layers[row]}"
         )
 
     words = "".join(f"<li>{_safe(line)}</li>" for line in map_words.what_it_found(found))
@@ -276,9 +277,10 @@ def lens_html(found: Lens) -> str:
     def tip(row: int, token: int) -> str:
         said = found.texts[row][token]
         return (
-            f"says {said!r} ({found.probs[row, token]:.2f}); P({found.token!r}) = "
-            f"{found.token_probs[row, token]:.2f}, rank {found.token_ranks[row, token]}; "
-            f"{found.tokens[token]!r} at layer {found.layers[row]}"
+            f"says {map_words.quoted(said)} ({found.probs[row, token]:.2f}); "
+            f"{map_words.probability(found.token)} = {found.token_probs[row, token]:.2f}, "
+            f"rank {found.token_ranks[row, token]}; "
+            f"{map_words.quoted(found.tokens[token])} at layer {found.layers[row]}"
         )
 
     table = _table(found.tokens, found.layers, found.token_probs, tip)

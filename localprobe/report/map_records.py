@@ -1,4 +1,4 @@
-"""What `localprobe map --json` wrote, read back: for pages, and to walk through."""
+"""Maps for pages, and to walk through: what `map --json` wrote, read back; means over a task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import printable
 from localprobe.files.textfile import read_bytes
+from localprobe.report import maps_view
+from localprobe.report.terminal import visible
 from localprobe.runs.manifest import described
+from localprobe.runs.maps import Maps
 
 _MOST_BYTES = 1 << 26
 
@@ -23,29 +26,46 @@ Numbers = list[list[float | None]]
 class MapRecord:
     """A map. values, effect: by layer, then by token; None where not finite.
 
-    tokens: the texts of its columns, at `positions`. clean: the metric of the clean answer.
+    of: what the metric is of. about: what was asked, and the clean answer. tokens: the texts of its
+    columns, quoted, or roles; columns: told apart. across: what they are.
     """
 
     model: str
     patch: str
     metric: str
-    prompt: str
+    of: str
+    about: list[str]
+    across: str
     tokens: list[str]
-    positions: list[list[int]]
+    columns: list[str]
     layers: list[int]
-    answer: str
-    clean: float
     values: Numbers
     effect: Numbers
     words: list[str]
 
     @property
-    def columns(self) -> list[str]:
-        """Tokens, told apart by where they are."""
-        return [
-            f"{text} ({', '.join(map(str, at))})"
-            for text, at in zip(self.tokens, self.positions, strict=True)
-        ]
+    def title(self) -> str:
+        return f"{self.patch}, {self.metric} of {self.of}"
+
+
+def mean_record(found: Maps) -> MapRecord:
+    """The means of maps over a task. Raises LocalprobeError where there are none yet."""
+    if not found.used:
+        raise LocalprobeError(f"{found.path}: no example of it is done yet")
+    return MapRecord(
+        model=described(found.manifest.data["model"]),
+        patch=found.patch,
+        metric=found.metric,
+        of=f"{found.manifest.task}, mean over examples",
+        about=[maps_view.explained(found), maps_view.clean_line(found)],
+        across="tokens by their role",
+        tokens=[visible(role) for role in found.roles],
+        columns=[f"{role} ({found.n_of(role)})" for role in found.roles],
+        layers=found.layers.tolist(),
+        values=maps_view.plain(found.values.mean),
+        effect=maps_view.plain(found.effects.mean),
+        words=maps_view.what_they_show(found),
+    )
 
 
 def read_maps(file: Path) -> list[MapRecord]:
@@ -71,17 +91,24 @@ def read_maps(file: Path) -> list[MapRecord]:
 def _record(found: Mapping[str, Any], model: str) -> MapRecord:
     layers = [int(layer) for layer in found["layers"]]
     tokens = [str(token["text"]) for token in found["tokens"]]
+    places = [[int(at) for at in token["positions"]] for token in found["tokens"]]
     shape = len(layers), len(tokens)
+    metric, answer = str(found["metric"]), f"`{visible(str(found['clean']['answer']))}`"
     return MapRecord(
         model=model,
         patch=str(found["patch"]),
-        metric=str(found["metric"]),
-        prompt=str(found["prompt"]),
-        tokens=tokens,
-        positions=[[int(at) for at in token["positions"]] for token in found["tokens"]],
+        metric=metric,
+        of=answer,
+        about=[
+            f"prompt: {visible(str(found['prompt']))}",
+            f"clean answer: {answer}, {metric} {float(found['clean']['value']):.2f}",
+        ],
+        across="token of the prompt",
+        tokens=[f"`{visible(token)}`" for token in tokens],
+        columns=[
+            f"{text} ({', '.join(map(str, at))})" for text, at in zip(tokens, places, strict=True)
+        ],
         layers=layers,
-        answer=str(found["clean"]["answer"]),
-        clean=float(found["clean"]["value"]),
         values=_numbers(found["values"], shape),
         effect=_numbers(found["effect"], shape),
         words=[str(line) for line in found["words"]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from localprobe.errors import LocalprobeError
 from localprobe.report.map_records import MapRecord
+from localprobe.report.maps_comparison import MapsComparison, run_lines, words_of
 from localprobe.report.page import Cell, Figure, Section, Table
 from localprobe.report.terminal import visible
 
@@ -25,33 +26,29 @@ def map_section(found: MapRecord) -> Section:
             if value is None or share is None:
                 shown.append("not finite")
                 continue
-            text = f"`{visible(token)}`, layer {layer}\n{found.metric} {value:.3f}, "
+            text = f"{token}, layer {layer}\n{found.metric} {value:.3f}, "
             text += f"effect {share:.0%}"
             cells.append({"column": column, "row": layer, "value": share, "text": text})
             shown.append(Cell(f"{value:.2f}", share=share))
         rows.append(shown)
-    answer, names = visible(found.answer), [visible(name) for name in found.columns]
+    names = [visible(name) for name in found.columns]
     figure = Figure(
         "heat",
-        f"The effect of {found.patch} on each token of the prompt at each layer; the same numbers "
-        "are in the table below",
+        f"The effect of {found.patch} on each token at each layer; the same numbers are in the "
+        "table below",
         {
             "cells": cells,
             "columns": names,
             "rows": found.layers,
-            "x": "token of the prompt",
+            "x": found.across,
             "y": "layer",
             "value": "effect: the share of the answer that is gone, or brought back",
             "range": [0, 1],
         },
     )
     return Section(
-        title=f"Map: {found.patch}, {found.metric} of `{answer}`",
-        lines=[
-            found.model,
-            f"prompt: {visible(found.prompt)}",
-            f"clean answer: `{answer}`, {found.metric} {found.clean:.2f}",
-        ],
+        title=f"Map: {found.title}",
+        lines=[found.model, *found.about],
         claims=found.words,
         figures=[figure],
         asides=[
@@ -61,4 +58,14 @@ def map_section(found: MapRecord) -> Section:
                 rows,
             )
         ],
+    )
+
+
+def comparison_section(comparison: MapsComparison) -> Section:
+    """Maps over a task in several runs: where they surely differ, in words."""
+    first = comparison.runs[0]
+    return Section(
+        title=f"Maps side by side: {first.manifest.task}, {first.patch}, {first.metric}",
+        lines=run_lines(comparison),
+        claims=[line for pair in comparison.pairs for line in words_of(pair)],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,13 @@ from rich.text import Text
 
 from localprobe.experiments.attention import Attention, Look
 from localprobe.experiments.lens import Lens
-from localprobe.experiments.map import DENOISING, TokenMap
+from localprobe.experiments.map import TokenMap
 from localprobe.report.map_words import (
     both,
     clean_line,
     explained,
-    measured,
     probability,
+    share_of,
     what_it_found,
     what_the_lens_shows,
 )
@@ -42,18 +42,11 @@ _NOT_FINITE, _UNSEEN = "?", -1.0
 
 def map_text(console: Console, found: TokenMap) -> list[Text]:
     """The map, its legend, and what it shows in words."""
-    lost = "is back" if found.direction == DENOISING else "is lost"
-    if found.metric == "prob":
-        what = f"of {measured(found)} {lost}"
-    elif found.metric == "kl":
-        what = "1 - exp(-KL)"
-    else:
-        what = f"of the answer {lost}, by {measured(found)}"
     heading = Text(explained(found))
     clean = Text(clean_line(found), style="bold")
     grid = heat_map(console, found.tokens, found.layers, found.effect())
     words = [Text(line) for line in what_it_found(found)]
-    return [heading, clean, Text(), *grid, legend(console, what), Text(), *words]
+    return [heading, clean, Text(), *grid, legend(console, share_of(found)), Text(), *words]
 
 
 def lens_text(console: Console, found: Lens) -> list[Text | Table]:
@@ -140,9 +133,11 @@ def heat_map(
     shares: NDArray[np.float64],
     *,
     head: str = "layer",
+    mark: Callable[[Console, float, int], Text] | None = None,
 ) -> list[Text]:
     """Lines: one a token, with a mark for each layer. shares: (n_layers, n_tokens), 0 … 1.
 
+    mark: of a share and its width; then shares may be below 0, too.
     Where the terminal is too narrow for all layers, neighbours share a mark, that of the largest.
     """
     shown = [visible(label) for label in labels]
@@ -159,8 +154,10 @@ def heat_map(
         for start in starts:
             some = shares[start : start + each, token]
             known = some[np.isfinite(some)]
-            share = float(known.max()) if len(known) else float("nan")
-            line.append_text(_mark(console, share, width))
+            share = float("nan")
+            if len(known):
+                share = float(known.max() if mark is None else known[np.abs(known).argmax()])
+            line.append_text((mark or _mark)(console, share, width))
         line.rstrip()
         lines.append(line)
     if each > 1:

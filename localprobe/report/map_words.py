@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from localprobe.experiments.lens import Lens
@@ -73,6 +75,19 @@ def measured(found: TokenMap) -> str:
     }[found.metric]
 
 
+def share_of(found: TokenMap) -> str:
+    """What the marks of a map are shares of."""
+    if found.patch == SWAP:
+        back = found.direction == DENOISING
+        way = "back to the first prompt" if back else "to the second prompt"
+        return f"of the way {way}, by {measured(found)}"
+    if found.metric == "kl":
+        return "1 - exp(-KL)"
+    if found.metric == "prob":
+        return f"of {measured(found)} is lost"
+    return f"of the answer is lost, by {measured(found)}"
+
+
 def number(found: TokenMap, value: float) -> str:
     if np.isnan(value):
         return "not finite"
@@ -107,22 +122,34 @@ def what_it_found(found: TokenMap) -> list[str]:
         at_worst = f"{_short(found)} is {number(found, costs)} at worst ({worst})"
         if found.direction == DENOISING:
             at_worst = f"{_short(found)} is {number(found, costs)} at best ({worst})"
-            lines.append(f"{who} brings more than half of the answer back: {at_worst}")
-        else:
-            lines.append(f"{who} costs more than half of the answer: {at_worst}")
+        lines.append(f"{who} {_half(found)}: {at_worst}")
     return lines
 
 
-def _sentence(found: TokenMap, group: int, first: int, until: int) -> str:
+def _half(found: TokenMap) -> str:
+    """What a token that is needed does."""
+    back = found.direction == DENOISING
+    if found.metric != "kl":
+        return f"{'brings' if back else 'costs'} more than half of the answer{' back' * back}"
+    if found.patch == SWAP:
+        way = "back to the first prompt's" if back else "to the second prompt's"
+        return f"moves the distribution more than halfway {way}"
+    return f"moves the distribution by KL > {-math.log(1 - NEEDED):.2f}"
+
+
+def _sentence(found: TokenMap, group: int, first: int, until: int | None) -> str:
     name = _name(found, group)
     costly = found.values[:, group][found.effect()[:, group] > NEEDED]
     extreme = number(found, _extreme(found, costly))
     if found.direction == DENOISING:
-        verb = "brings the answer back"
+        what = "distribution" if found.metric == "kl" else "answer"
+        verb = f"brings the {what} back"
+    elif found.metric == "kl":
+        verb = "matters"
     else:
         verb = "decides" if found.patch == SWAP else "is needed"
     shown, when = list(found.layers), "earlier"
-    if until < found.n_layer:
+    if until is not None and until < found.n_layer:
         where = f"until layer {until} ({until / found.n_layer:.0%} of depth)"
         where += limits(found.patch, until, shown, found.n_layer)
     elif len(costly) == len([layer for layer in shown if layer >= first]):
@@ -179,7 +206,7 @@ def both(found: TokenMap, seen: Lens) -> str:
     if found.patch != KNOCKOUT or found.window is not None or not needed or layer is None:
         return ""
     group, _, until = needed[0]
-    if until > layer:
+    if until is None or until > layer:
         return ""
     return (
         f"attend first: {_name(found, group)} is read until layer {until}; "

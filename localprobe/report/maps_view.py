@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from localprobe.errors import LocalprobeError
-from localprobe.experiments.map import KNOCKOUT, NEEDED
+from localprobe.experiments.map import DENOISING, KNOCKOUT, NEEDED, SWAP
 from localprobe.files.cache import write_atomically
 from localprobe.report.map_files import FIGURES, check_output
 from localprobe.report.map_view import heat_map, legend
@@ -26,9 +26,10 @@ ENOUGH = 6
 """Of fewer examples nothing is claimed: even if all lie on one side of half, that may be chance (of
 five, with probability 2 / 2**5 > 5 %), and resamples of so few are all alike.
 """
-_SHORT = {"prob": "P", "logprob": "log P", "rank": "rank", "kl": "KL"}
+_SHORT = {"prob": "P", "logit-diff": "lead", "logprob": "log P", "rank": "rank", "kl": "KL"}
 _MEASURED = {
     "prob": "P(answer)",
+    "logit-diff": "logit(answer) - logit(donor's answer)",
     "logprob": "log P(answer)",
     "rank": "the answer's rank",
     "kl": "KL from the clean distribution",
@@ -39,6 +40,9 @@ def maps_text(console: Console, found: Maps) -> list[Text]:
     """What was done, the mean map, its legend, and what it shows in words."""
     lines = [Text(visible(found.manifest.title), style="bold"), Text(explained(found))]
     lines.append(Text(clean_line(found), style="bold"))
+    if n := found.n_without_donor:
+        has = "1 example that it answers right has" if n == 1 else f"{n} that it answers right have"
+        lines.append(Text(f"{has} no donor, and so no map", style="dim"))
     if not found.used:
         return lines
     grid = heat_map(console, found.roles, found.layers, found.effects.mean)
@@ -46,8 +50,7 @@ def maps_text(console: Console, found: Maps) -> list[Text]:
     if few:
         counted = ", ".join(f"{role}: {found.n_of(role)}" for role in few)
         grid.append(Text(f"examples that have such a token, where not all: {counted}", style="dim"))
-    what = f"of the answer is lost, by {_MEASURED[found.metric]}; mean over examples"
-    lines += [Text(), *grid, legend(console, what), Text()]
+    lines += [Text(), *grid, legend(console, f"{share_of(found)}; mean over examples"), Text()]
     return [*lines, *(Text(line) for line in what_they_show(found))]
 
 
@@ -55,7 +58,23 @@ def explained(found: Maps) -> str:
     """What is done in a cell."""
     window = found.window or (None if found.patch in (KNOCKOUT, "freeze") else 1)
     where = "from layer k on" if window is None else in_layers(window)
-    return f"{found.patch}: {where}, {EXPLAINED[found.patch]}; tokens of one role together"
+    what = EXPLAINED[found.patch]
+    if found.patch == SWAP:
+        whose = (
+            ("example's", "donor's") if found.direction == DENOISING else ("donor's", "example's")
+        )
+        what = "the token's state is that of the {} prompt, in the run of the {}".format(*whose)
+    return f"{found.patch}: {where}, {what}; tokens of one role together"
+
+
+def share_of(found: Maps) -> str:
+    """What the marks are shares of."""
+    if found.patch == SWAP:
+        way = "back to the example's run" if found.direction == DENOISING else "to the donor's run"
+        return f"of the way {way}, by {_MEASURED[found.metric]}"
+    if found.metric == "kl":
+        return f"1 - exp(-KL), {_MEASURED['kl']}"
+    return f"of the answer is lost, by {_MEASURED[found.metric]}"
 
 
 def clean_line(found: Maps) -> str:
@@ -65,7 +84,11 @@ def clean_line(found: Maps) -> str:
         some = f"unfinished, {found.so_far}"
     if not n:
         return some
-    return f"{some}; clean {_SHORT[found.metric]} {_with_ends(found, *found.clean)}"
+    clean, donors = found.clean, found.there
+    if found.direction == DENOISING:
+        clean, donors = donors, clean
+    line = f"{some}; clean {_SHORT[found.metric]} {_with_ends(found, *clean)}"
+    return line if found.patch != SWAP else f"{line}, of the donors {_with_ends(found, *donors)}"
 
 
 def what_they_show(found: Maps) -> list[str]:
@@ -74,6 +97,7 @@ def what_they_show(found: Maps) -> list[str]:
     "Needed": where more than half of the answer is lost, in the mean over examples.
     """
     effects, lines, others = found.effects, list[str](), list[int]()
+    verb, half, share = _said(found)
     few = [role for role in found.roles if found.n_of(role) < ENOUGH]
     for column, role in enumerate(found.roles):
         if role in few:
@@ -87,7 +111,7 @@ def what_they_show(found: Maps) -> list[str]:
             continue
         worst = int(np.nanargmax(effects.mean[:, column]))
         lines.append(
-            f"{role} is needed {_range(found, *until)}; {DONE[found.patch]} "
+            f"{role} {verb} {_range(found, *until)}; {DONE[found.patch]} "
             f"{_where(found, worst)}: {_SHORT[found.metric]} {_cell(found, worst, column)}"
         )
     if others:
@@ -97,8 +121,8 @@ def what_they_show(found: Maps) -> list[str]:
         mean, low, high = (each[row, column] for each in (effects.mean, effects.low, effects.high))
         who = "no other role" if lines else "no role"
         lines.append(
-            f"{who} surely costs more than half of the answer: at worst {mean:.0%} "
-            f"[{low:.0%}, {high:.0%}] is lost ({found.roles[column]} "
+            f"{who} surely {half}: at most {mean:.0%} "
+            f"[{low:.0%}, {high:.0%}] {share} ({found.roles[column]} "
             f"{DONE[found.patch]} {_where(found, int(row))})"
         )
     if len(few) == len(found.roles):
@@ -109,6 +133,18 @@ def what_they_show(found: Maps) -> list[str]:
     if len(few) < len(found.roles):
         lines.append("in brackets: 95 % intervals over examples, each cell by itself")
     return lines
+
+
+def _said(found: Maps) -> tuple[str, str, str]:
+    """Of a role that matters: what it does, how that is told, and what shares are of."""
+    if found.direction == DENOISING:
+        return "brings the answer back", "brings more than half of the answer back", "is back"
+    if found.patch == SWAP:
+        return "decides", "costs more than half of the way to the donor's run", "of the way"
+    if found.metric == "kl":
+        half = "moves the distribution so far that 1 - exp(-KL) > 50%"
+        return "matters", half, "in the mean"
+    return "is needed", "costs more than half of the answer", "is lost"
 
 
 def _until(found: Maps, costly: NDArray[np.bool_]) -> int | None:
@@ -156,13 +192,13 @@ def _with_ends(found: Maps, mean: float, low: float, high: float) -> str:
 def maps_record(found: Maps) -> dict[str, Any]:
     """As JSON: means by layer, then by role; null where nothing is known."""
     experiment = found.manifest.data["experiment"]
-    mean, low, high = found.clean
     return {
         "model": found.manifest.data["model"],
         "task": found.manifest.task,
         "patch": found.patch,
         "metric": found.metric,
         "window": found.window,
+        "direction": found.direction,
         "seed": experiment["seed"],
         "shard": experiment["shard"],
         "n": len(found.used),
@@ -171,23 +207,29 @@ def maps_record(found: Maps) -> dict[str, Any]:
         "n_layer": found.manifest.n_layer,
         "layers": found.layers.tolist(),
         "roles": [{"role": role, "n": found.n_of(role)} for role in found.roles],
-        "clean": {"mean": _number(mean), "low": _number(low), "high": _number(high)},
+        "without_donor": found.n_without_donor,
+        "clean": _ends_record(found.clean),
+        "there": _ends_record(found.there) if found.patch == SWAP else None,
         "values": _mean_record(found.values),
         "effects": _mean_record(found.effects),
         "words": what_they_show(found) if found.used else [],
     }
 
 
+def _ends_record(ends: tuple[float, float, float]) -> dict[str, float | None]:
+    return dict(zip(("mean", "low", "high"), map(number, ends), strict=True))
+
+
 def _mean_record(mean: Any) -> dict[str, Any]:
-    record = {name: _plain(getattr(mean, name)) for name in ("mean", "low", "high")}
+    record = {name: plain(getattr(mean, name)) for name in ("mean", "low", "high")}
     return {**record, "n": mean.n.tolist()}
 
 
-def _plain(values: NDArray[np.float64]) -> list[list[float | None]]:
-    return [[_number(value) for value in row] for row in values.tolist()]
+def plain(values: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[number(value) for value in row] for row in values.tolist()]
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
@@ -224,16 +266,24 @@ def write_maps(path: Path, found: Maps) -> None:
 def csv_text(found: Maps) -> str:
     """A row for every role and layer."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    records = cell_records(found)
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def cell_records(found: Maps) -> list[dict[str, Any]]:
+    """Means by role, then by layer; None where nothing is known."""
     names = ("value", "low", "high", "effect", "effect_low", "effect_high")
-    writer.writerow(["role", "layer", "n", *names])
-    values, effects = found.values, found.effects
+    values, effects, records = found.values, found.effects, list[dict[str, Any]]()
     for column, role in enumerate(found.roles):
         for row, layer in enumerate(found.layers.tolist()):
             numbers = [
-                _number(float(each[row, column]))
+                number(float(each[row, column]))
                 for mean in (values, effects)
                 for each in (mean.mean, mean.low, mean.high)
             ]
-            writer.writerow([role, layer, int(values.n[row, column]), *numbers])
-    return text.getvalue()
+            about = {"role": role, "layer": layer, "n": int(values.n[row, column])}
+            records.append({**about, **dict(zip(names, numbers, strict=True))})
+    return records

@@ -46,12 +46,12 @@ def bootstrap(counts: Mapping[float, int]) -> tuple[float, float]:
     Scores are taken in ascending order: the order in which examples came moves nothing.
     """
     scores = np.repeat(*map(np.array, zip(*sorted(counts.items()), strict=True)))
-    means = _resamples(len(scores)) @ scores.astype(np.float64) / len(scores)
+    means = resamples(len(scores)) @ scores.astype(np.float64) / len(scores)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
 
 
-def _resamples(n: int) -> NDArray[np.float32]:
+def resamples(n: int) -> NDArray[np.float32]:
     """(RESAMPLES, n): how often each of n examples is drawn, n times with replacement."""
     return _kept_resamples(n) if n <= _KEPT_AT_MOST else _drawn_resamples(n)
 

@@ -161,6 +161,10 @@ class Manifest:
         )
 
 
+def blocks(n: int) -> str:
+    return "1 block" if n == 1 else f"{n} blocks"
+
+
 def described(model: Mapping[str, Any]) -> str:
     """A model's record in a few words."""
     requantised = ", requantised" if "@" in model["name"] else ""
@@ -171,7 +175,7 @@ def described(model: Mapping[str, Any]) -> str:
     attention = f", {model['attention']} attention" if model.get("attention") else ""
     return (
         f"{model['name']} ({model['architecture']}, {model['file_type']}, "
-        f"{model['n_layer']} blocks{where}{attention}){requantised}"
+        f"{blocks(model['n_layer'])}{where}{attention}){requantised}"
     )
 
 
@@ -232,7 +236,7 @@ def read_manifest(folder: Path) -> Manifest:
     data = read_data(folder)
     if is_of_maps(data):
         raise LocalprobeError(
-            f"{folder} holds maps over a task and no sweep; show, plot and merge read it"
+            f"{folder} holds maps over a task and no sweep: it has no scores and no misses"
         )
     if isinstance(data, dict) and data.get("format", FORMAT) not in _READ:
         found = printable(repr(data["format"]), 40)

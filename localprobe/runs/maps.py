@@ -62,8 +62,12 @@ class MapRow:
     """What an example says. Of one that is not used: its clean answer alone.
 
     answer: of the clean model. first: its first token, which values and effects are about.
-    clean: the metric of the prompt as it is. roles: role -> positions of its tokens.
-    values: the metric. effects: which share of the answer is gone, 0 … 1.
+    clean: the metric of the run that is changed, as it is. roles: role -> positions of its tokens.
+    values: the metric. effects: which share of the answer is gone, 0 … 1; of swaps, which share of
+    the way to the other run is gone.
+    Where two answers are told apart, donor: the example that the other one is to, where that is one
+    of the task; its prompt, its subject (new), its answer's first token; of swaps, there: the
+    metric of the run whose states come in. without_donor: right, but not used for want of one.
     """
 
     example: int
@@ -74,6 +78,12 @@ class MapRow:
     answer: str
     first: str = ""
     clean: float | None = None
+    donor: int | None = None
+    donor_prompt: str | None = None
+    new: str | None = None
+    donor_first: str | None = None
+    there: float | None = None
+    without_donor: bool = False
     roles: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     values: Cells = field(default_factory=dict)
     effects: Cells = field(default_factory=dict)
@@ -110,6 +120,11 @@ class Maps:
         return str(self.manifest.data["experiment"]["metric"])
 
     @property
+    def direction(self) -> str | None:
+        """Of swaps: noising or denoising."""
+        return self.manifest.data["experiment"].get("direction")  # type: ignore[no-any-return]
+
+    @property
     def window(self) -> int | None:
         return self.manifest.data["experiment"]["window"]  # type: ignore[no-any-return]
 
@@ -133,6 +148,11 @@ class Maps:
         return _mean([row.clean for row in self.used if row.clean is not None])
 
     @cached_property
+    def there(self) -> tuple[float, float, float]:
+        """Of swaps, as `clean`, of the runs whose states come in."""
+        return _mean([row.there for row in self.used if row.there is not None])
+
+    @cached_property
     def values(self) -> Mean:
         """The mean of the metric."""
         return self._means([row.values for row in self.used], _mean)
@@ -141,6 +161,11 @@ class Maps:
     def effects(self) -> Mean:
         """The mean share of the answer that is gone."""
         return self._means([row.effects for row in self.used], _mean_share)
+
+    @cached_property
+    def n_without_donor(self) -> int:
+        """How many examples are not used because there is nothing to tell them from."""
+        return sum(row.without_donor for row in self.rows)
 
     def n_of(self, role: str) -> int:
         """How many examples have such a token."""
@@ -341,9 +366,12 @@ def _check(data: dict[str, Any]) -> None:
     for shard in experiment["shard"].split("+"):
         parse_shard(shard)
     (patch,) = _must(experiment, "interventions", list)
-    if patch not in ("knockout", "random", "shuffle", "freeze"):
+    if patch not in ("knockout", "random", "shuffle", "freeze", "swap"):
         raise ValueError(f"maps cannot be of {patch!r}")
-    if experiment["metric"] not in ("prob", "logprob", "rank", "kl"):
+    directions = ("noising", "denoising") if patch == "swap" else (None,)
+    if experiment.get("direction") not in directions:
+        raise ValueError(f"the direction of {patch} cannot be {experiment.get('direction')!r}")
+    if experiment["metric"] not in ("prob", "logit-diff", "logprob", "rank", "kl"):
         raise ValueError(f"maps cannot be by {experiment['metric']!r}")
     for key in ("n", "window"):
         if _must(experiment, key, int, type(None)) is not None and experiment[key] < 1:
@@ -368,10 +396,16 @@ def _must(data: Any, key: str, *kinds: type) -> Any:
     return data[key]
 
 
+_OF_DONORS = ("donor_prompt", "new", "donor_first")
+
+
 def to_line(row: MapRow) -> str:
     record = asdict(row)
     if not row.used:
         for key in ("first", "clean", "roles", "values", "effects"):
+            del record[key]
+    for key in ("donor", *_OF_DONORS, "there", "without_donor"):
+        if record[key] is None or record[key] is False:
             del record[key]
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -414,7 +448,8 @@ def _from_line(line: str, manifest: Manifest) -> MapRow:
     accepted = tuple(str(each) for each in _must(data, "accepted", list))
     known = {key: data[key] for key in ("example", "prompt", "subject", "answer")}
     if not _must(data, "used", bool):
-        return MapRow(used=False, accepted=accepted, **known)
+        without_donor = "without_donor" in data and _must(data, "without_donor", bool)
+        return MapRow(used=False, accepted=accepted, without_donor=without_donor, **known)
     if not math.isfinite(_must(data, "clean", int, float)):
         raise ValueError("clean must be a finite number")
     roles = {
@@ -436,8 +471,23 @@ def _from_line(line: str, manifest: Manifest) -> MapRow:
         roles=roles,
         values=values,
         effects=effects,
+        **_of_donor(data),
         **known,
     )
+
+
+def _of_donor(data: Any) -> dict[str, Any]:
+    """What a row says of its donor, as far as it has one."""
+    there = {key: _must(data, key, str) for key in _OF_DONORS if key in data}
+    if there and len(there) < len(_OF_DONORS):
+        raise ValueError(f"of its donor there is only {', '.join(there)}")
+    if "donor" in data:
+        there["donor"] = _must(data, "donor", int)
+    if "there" in data:
+        there["there"] = _must(data, "there", int, float)
+        if not math.isfinite(there["there"]):
+            raise ValueError("there must be a finite number")
+    return there
 
 
 def _cells(data: Any, key: str, roles: Iterable[str], manifest: Manifest) -> Cells:

@@ -112,8 +112,7 @@ def moved(one: Sequence[float], other: Sequence[float]) -> Moved:
     # In ascending order: in which order examples came moves nothing.
     ordered = np.sort(differences)
     means = ordered[generator.integers(0, n, (RESAMPLES, n))].mean(axis=1)
-    tail = _wider(n)
-    low, high = np.quantile(means, (tail, 1 - tail))
+    low, high = np.quantile(means, (tail(n), 1 - tail(n)))
     some = ordered[ordered != 0]
     p = _sign_flips(some, generator) if len(some) else 1.0
     return Moved(by, float(low), float(high), n, len(some), p)
@@ -125,7 +124,7 @@ def _sign_flips(differences: NDArray[np.float64], generator: np.random.Generator
     return float((1 + np.count_nonzero(np.abs(sums) >= found - 1e-9)) / (1 + RESAMPLES))
 
 
-def _wider(n: int) -> float:
+def tail(n: int) -> float:
     """What is cut off at either end, so that it is what a t-interval of n values would be."""
     if n < 3:
         return 0.0

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,24 @@ def test_files(run: Run, tmp_path: Path, command: str, suffix: str) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
+def test_an_end_token_has_a_name_in_pages() -> None:
+    from test_map_words import a_lens, a_map
+
+    from localprobe.report.map_files import lens_html, map_html
+
+    seen = a_lens([True, False], [0, 1], 2)
+    text = lens_html(replace(seen, token="", vocabulary={7: "", 8: "y"}))
+    assert "says (end) (1.00); P(end) = 1.00" in text and "&#x27;&#x27;" not in text
+    assert "P(end) = 0.10, `a` at layer 0" in map_html(a_map([[0.1, 0.8]], [0], 1, answer=""))
+
+
+def test_until_is_of_layers_that_were_computed(run: Run) -> None:
+    for layers, last in (("0", 0), ("3", 3)):
+        found = document(run, "map", "--layers", layers, "--metric", "kl", "--patch", "random")
+        for each in found["needed"]:
+            assert each["until"] == (4 if last == 3 else None)
+
+
 def test_strange_text_is_shown_and_not_obeyed(
     tiny_file: Callable[[str], Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -153,6 +172,7 @@ def test_wrong_use_is_said_before_anything_is_computed(run: Run, tmp_path: Path)
         (("map", "--metric", "prop"), "did you mean prob"),
         (("map", "--generated", "--patch", "swap", "--against", "by Peru, now"), "--generated"),
         (("lens", "--top", "0"), "top"),
+        (("map", "--window", "5"), "--window 5 is more than the 4 layers of the model"),
     ):
         code, out, err = run(*arguments)
         assert code == 2 and out == "" and said in err and err.count("\n") == 1

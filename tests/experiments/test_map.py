@@ -213,6 +213,9 @@ def test_until_when_a_token_is_needed() -> None:
     assert found.effect()[1, 1] == 0  # more than the clean answer is no loss
     assert found.needed() == [(1, 2, 3), (0, 0, 2)]
     assert by_hand([[0.8, 0.1]] * 3).needed() == [(1, 0, 3)]
+    # Of later layers nothing is known; those that are needed as far as shown come first.
+    early = by_hand([[0.8, 0.1], [0.1, 0.8]], n_layer=5)
+    assert early.needed() == [(0, 1, None), (1, 0, 1)]
     back = by_hand([[0.1, 0.6], [0.2, 0.2]], clean=0.0, there=0.8, patch="swap")
     np.testing.assert_allclose(back.effect(), [[0.125, 0.75], [0.25, 0.25]])
     ranks = by_hand([[1, 1000], [10, 5000]], metric="rank", clean=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -38,6 +39,11 @@ from localprobe.tasks.jsonl import Jsonl
 WORDS = ("AA", "BBBB", "C", "DDD", "EE", "FF", "GG", "HHHH", "II")
 WRONG = (1, 4)
 ROWS, MANIFEST = "rows.jsonl", "manifest.json"
+TOLD = [
+    Example(n, f"say {word}: {word[-1]}{n}", ("x",), word)
+    for n, word in enumerate(("AA", "BBBB", "C", "DDD", "EE", "FF", "GG", "HHHH", "II"))
+]
+SWAPPED = MapPlan("swap", over_task=True)
 
 
 @pytest.fixture(scope="module")
@@ -179,16 +185,16 @@ def test_both_engines_say_the_same(
     assert [row.answer for row in one.rows] == [row.answer for row in other.rows]
 
 
-@pytest.mark.parametrize("patch", ["knockout", "random"])
+@pytest.mark.parametrize("patch", ["knockout", "random", "swap"])
 def test_a_killed_run_goes_on_to_the_same_bytes(
-    model: Model, tiny_file: Callable[[str], Path], own: dict[str, Any], tmp_path: Path, patch: str
+    model: Model, tiny_file: Callable[[str], Path], told: dict[str, Any], tmp_path: Path, patch: str
 ) -> None:
-    plan = MapPlan(patch)
+    plan, own = MapPlan(patch, over_task=True), told
     found = whole(model, own, tmp_path / "whole", plan=plan)
     expected = (tmp_path / "whole" / ROWS).read_bytes()
     lines = expected.splitlines(keepends=True)
     assert len(lines) == len(WORDS)
-    for n_kept in range(len(WORDS)):
+    for n_kept in range(0, len(WORDS), 3 if patch == "swap" else 1):
         out = tmp_path / f"killed-{n_kept}"
         with RunningMaps(model, experiment(own), plan, out) as running:
             list(islice(running.rows(), n_kept))
@@ -199,7 +205,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         with Model(tiny_file("llama"), threads=1) as again:
             resumed = whole(again, own, out, plan=plan)
         assert (out / ROWS).read_bytes() == expected
-        assert read_maps(out).manifest.data["counts"] == {"rows": 9, "tried": 9, "used": 7}
+        n_used = 4 if patch == "swap" else 7
+        assert read_maps(out).manifest.data["counts"] == {"rows": 9, "tried": 9, "used": n_used}
         np.testing.assert_array_equal(resumed.values.low, found.values.low)
     # Ended, it is only read.
     assert whole(model, own, tmp_path / "whole", plan=plan).rows == found.rows
@@ -218,14 +225,15 @@ def test_more_examples_with_the_same_folder(
         whole(model, own, tmp_path / "grown", n=2)
 
 
-@pytest.mark.parametrize("n", [None, 5])
+@pytest.mark.parametrize(("n", "plan"), [(None, MapPlan()), (5, MapPlan()), (None, SWAPPED)])
 def test_shards_are_the_whole(
-    model: Model, own: dict[str, Any], tmp_path: Path, n: int | None
+    model: Model, told: dict[str, Any], tmp_path: Path, n: int | None, plan: MapPlan
 ) -> None:
-    whole(model, own, tmp_path / "whole", n=n)
+    own = told
+    whole(model, own, tmp_path / "whole", n=n, plan=plan)
     shards = [tmp_path / f"shard-{number}" for number in (1, 2, 3)]
     for number, out in enumerate(shards):
-        whole(model, own, out, n=n, shard=Shard(number + 1, 3))
+        whole(model, own, out, n=n, plan=plan, shard=Shard(number + 1, 3))
         assert len(read_maps(out).used) in (1, 2, 3)
     assert main(["merge", *map(str, shards), "-o", str(tmp_path / "merged")]) == 0
     merged = tmp_path / "merged"
@@ -250,7 +258,157 @@ def test_a_folder_of_another_run_is_refused(
     assert (out / ROWS).read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["compare", "export", "show --metric f1", "show --misses"])
+@pytest.fixture
+def told(own: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The same nine examples, their prompts with ends of their own, so that answers differ."""
+    monkeypatch.setattr(Jsonl, "examples", lambda _task: TOLD)
+    return own
+
+
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+@pytest.mark.parametrize("metric", ["logit-diff", "prob", "kl"])
+def test_swaps_are_those_of_single_maps(
+    model: Model, told: dict[str, Any], direction: str, metric: str
+) -> None:
+    plan = MapPlan("swap", metric, direction=direction, over_task=True)
+    found = whole(model, told, None, plan=plan)
+    assert [row.example for row in found.used] == [0, 5, 6, 8]
+    assert [row.example for row in found.rows if row.without_donor] == [2, 3, 7]
+    for row in found.used:
+        donor = TOLD[row.donor or 0]
+        assert row.donor_prompt == donor.prompt and row.new == donor.subject
+        assert len(row.new) == len(row.subject) and donor.number not in WRONG
+        one = token_map(
+            model,
+            row.prompt,
+            "swap",
+            metric,
+            "tokens",
+            against=donor.prompt,
+            direction=direction,
+        )
+        assert (row.first, row.donor_first) == (one.answer, one.other) and one.answer != one.other
+        assert (row.clean, row.there) == pytest.approx((one.clean, one.there), abs=1e-9)
+        alone = {role: at[0] for role, at in row.roles.items() if len(at) == 1}
+        assert {"subject first", "subject last", "next to last"} <= alone.keys()
+        for role, at in alone.items():
+            np.testing.assert_allclose(row.values[role], one.values[:, at], atol=1e-5)
+            np.testing.assert_allclose(row.effects[role], one.effect()[:, at], atol=1e-5)
+    assert found.there[0] == pytest.approx(np.mean([row.there for row in found.used]))
+
+
+@pytest.mark.parametrize("patch", ["knockout", "random"])
+def test_logit_differences_are_those_of_single_maps(
+    model: Model, told: dict[str, Any], patch: str
+) -> None:
+    found = whole(model, told, None, plan=MapPlan(patch, "logit-diff", over_task=True), seed=3)
+    assert len(found.used) == 4 and found.manifest.data["experiment"]["metric"] == "logit-diff"
+    for row in found.used:
+        assert row.there is None and row.donor_first is not None and row.donor_first.isascii()
+        if patch == "knockout":
+            one = token_map(
+                model, row.prompt, patch, group="tokens", against_answer=row.donor_first
+            )
+            assert one.metric == "logit-diff" and one.other == row.donor_first
+            assert row.clean == pytest.approx(one.clean, abs=1e-9)
+            for role in ("subject first", "subject last"):
+                (at,) = row.roles[role]
+                np.testing.assert_allclose(row.values[role], one.values[:, at], atol=1e-5)
+            continue
+        engine = FullEngine(model.loaded.model)
+        (other,) = model.loaded.model.tokenize(row.donor_first, begin=False)
+        (own,) = model.loaded.model.tokenize(row.first, begin=False) if row.first.isascii() else [0]
+        if not own:
+            continue
+        for role, at in row.roles.items():
+            answer = engine.answer(
+                model.loaded.model.tokenize(row.prompt),
+                max_tokens=1,
+                intervention=only_at(Random(3), at),
+                layer=1,
+                example=row.example,
+            )
+            expected = float(answer.logits[own] - answer.logits[other])
+            assert row.values[role][1] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_both_engines_swap_alike(
+    model: Model, slow: Model, told: dict[str, Any], direction: str
+) -> None:
+    plan = MapPlan("swap", direction=direction, over_task=True)
+    one, other = (whole(each, told, None, plan=plan) for each in (model, slow))
+    np.testing.assert_allclose(one.values.mean, other.values.mean, atol=1e-3)
+    np.testing.assert_allclose(one.effects.mean, other.effects.mean, atol=2e-3)
+    # All of a role's tokens swapped at once are more than nothing.
+    assert one.effects.mean.max() > 0.1
+
+
+def test_donors_hang_on_the_seed_and_on_nothing_else(model: Model, told: dict[str, Any]) -> None:
+    plan = SWAPPED
+
+    def donors(**more: Any) -> dict[int, int | None]:
+        found = whole(model, told, None, plan=plan, layers="0", **more)
+        return {row.example: row.donor for row in found.used}
+
+    everywhere = donors()
+    assert donors(n=2).items() <= everywhere.items()
+    assert donors(shard=Shard(2, 2)).items() <= everywhere.items()
+    others = [donors(seed=seed) for seed in range(1, 6)]
+    assert all(each.keys() == everywhere.keys() for each in others)
+    assert any(each != everywhere for each in others)
+
+
+def test_a_line_that_names_its_words_is_its_own_donor(
+    model: Model, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partners = {0: "ZZ", 5: "ZZZ", 6: "YY"}
+    examples = [
+        replace(TOLD[n], partner=Example(n, "", ("y",), subject=word))
+        for n, word in partners.items()
+    ]
+    monkeypatch.setattr(Jsonl, "examples", lambda _task: examples)
+    found = whole(model, told, None, plan=SWAPPED)
+    assert [row.example for row in found.used] == [0, 6]
+    assert [row.example for row in found.rows if row.without_donor] == [5]
+    for row in found.used:
+        assert row.donor is None and row.new == partners[row.example]
+        assert row.donor_prompt == row.prompt.replace(row.subject, row.new)
+    # What the model says to that prompt has to be right, too.
+    monkeypatch.setattr(
+        Jsonl, "score", lambda task, _, e: dict.fromkeys(task.metrics, float(e.answers == ("x",)))
+    )
+    with pytest.raises(LocalprobeError, match=r"none of the 3 examples .* has a donor") as caught:
+        whole(model, told, None, plan=SWAPPED)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_a_swap_is_shown_in_its_own_words(
+    tiny_file: Callable[[str], Path],
+    told: dict[str, Any],
+    tmp_path: Path,
+    direction: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, out = str(tiny_file("llama")), str(tmp_path / "maps")
+    command = ["map", "--task", "jsonl", "--data", str(told["data"]), "-m", path, "--threads", "1"]
+    command += ["--patch", "swap", "--direction", direction, "--out", out]
+    assert main(command) == 0
+    typed = " ".join(capsys.readouterr().out.split())
+    mine, other = ("donor's", "example's") if direction == "noising" else ("example's", "donor's")
+    assert f"state is that of the {mine} prompt, in the run of the {other}; tokens" in typed
+    assert re.search(r"4 examples; clean lead 4\.\d.*, of the donors -[34]\.", typed)
+    assert "3 that it answers right have no donor, and so no map" in typed
+    way = "to the donor's run" if direction == "noising" else "back to the example's run"
+    assert f"of the way {way}, by logit(answer) - logit(donor's answer); mean" in typed
+    assert main(["show", out, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["direction"] == direction and document["without_donor"] == 3
+    assert document["there"]["mean"] == read_maps(Path(out)).there[0]
+
+
+@pytest.mark.parametrize("command", ["show --metric f1", "show --misses"])
 def test_what_is_for_sweeps_refuses_in_a_sentence(
     model: Model,
     own: dict[str, Any],
@@ -372,7 +530,8 @@ def test_shown_and_written(
         (["in Chad", "--task", "capitals"], "PROMPT is for the map of one prompt"),
         (["--task", "capitals", "--lens"], "--lens is for the map of one prompt"),
         (["--task", "capitals", "--patch", "swap", "--against", "x"], "--against is for the map"),
-        (["--task", "capitals", "--metric", "logit-diff"], "logit-diff"),
+        (["--task", "capitals", "--direction", "denoising"], "--direction is for --patch swap"),
+        (["--task", "capitals", "--window", "99"], "--window 99 is more than the 4 layers of"),
         (["--task", "capitols"], "did you mean capitals"),
         (["--task", "math"], "aligned by a subject"),
         (["--task", "capitals", "-o", "x.html"], "written as .png"),

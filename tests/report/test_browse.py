@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import made_runs
+from helpers import made_maps, made_runs
 
 textual = pytest.importorskip("textual", reason="needs the extra browse")
 
+from localprobe.cli import reading  # noqa: E402
 from localprobe.cli.app import main  # noqa: E402
 from localprobe.cli.reading import runs_below  # noqa: E402
 from localprobe.errors import LocalprobeError  # noqa: E402
@@ -167,7 +169,7 @@ def test_a_map(tmp_path: Path, tiny_file: Callable[[str], Path], capsys: Any) ->
         assert said(pilot, "#below").startswith("`Chad (")
         assert f"at layer 1: prob {value:.3f}, effect" in said(pilot, "#below")
 
-    walk([Opened("map.json", found=found)], steps)
+    walk([Opened("map.json", found=lambda: found)], steps)
 
 
 def test_a_run_that_is_damaged_is_said_so(run: Run, tmp_path: Path) -> None:
@@ -213,3 +215,24 @@ def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
 def test_it_needs_a_terminal(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["browse", str(run.path)]) == 2
     assert "browse needs a terminal" in capsys.readouterr().err
+
+
+def test_maps_over_a_task(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = made_maps.write(tmp_path / "maps", lambda e, k, role: k / 4, n=7)
+    opened = list[Any]()
+    for stream in (sys.stdout, sys.stdin):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr(Browser, "run", lambda browser: opened.extend(browser._there))
+    reading.browse([tmp_path / "maps"])
+
+    async def steps(pilot: Any) -> None:
+        assert "knockout, prob of capitals, mean over examples" in said(pilot, "#title")
+        assert column(pilot, 0) == ["0", "1", "2", "3"]
+        await pilot.press("down", "down", "right")
+        assert f"`{found.roles[0]} (7)` at layer 2: prob 0.400" in said(pilot, "#below")
+
+    walk(opened, steps)
+    opened.clear()
+    reading.browse([tmp_path])
+    assert [Path(each.name).name for each in opened] == ["maps", "run"]
+    assert [each.run is None for each in opened] == [True, False]

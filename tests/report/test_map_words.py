@@ -12,6 +12,7 @@ from localprobe.report.map_words import (
     clean_line,
     measured,
     quoted,
+    share_of,
     what_it_found,
     what_the_lens_shows,
 )
@@ -102,6 +103,26 @@ def test_the_worst_of_what_costs_nothing() -> None:
     )
     (only,) = what_it_found(back)
     assert only.endswith("the lead is -2.00 at best (`a` swapped at layer 0)")
+
+
+def test_a_map_by_kl_is_of_the_distribution() -> None:
+    far = {"metric": "kl", "clean": 0.0}
+    lines = what_it_found(a_map([[2.0, 0.3], [0.1, 0.2]], [0, 1], 2, **far))
+    assert lines == [
+        "`a` matters until layer 1 (50% of depth); hidden earlier: KL 2.00",
+        "no other token moves the distribution by KL > 0.69: KL is 0.30 at worst (`b` hidden from "
+        "layer 0 on)",
+    ]
+    assert share_of(a_map([[2.0, 0.3]], [0], 1, **far)) == "1 - exp(-KL)"
+    # What is halfway hangs on how far the other run is.
+    swap = {"patch": "swap", "there": 4.0, "other": "y", **far}
+    first, second = what_it_found(a_map([[2.0, 0.3], [0.1, 0.2]], [0, 1], 2, **swap))
+    assert first.startswith("`a` matters until layer 1")
+    assert second.startswith(
+        "no other token moves the distribution more than halfway to the second"
+    )
+    found = a_map([[2.0, 0.3]], [0], 1, **swap)
+    assert share_of(found) == "of the way to the second prompt, by KL from the clean distribution"
 
 
 @pytest.mark.parametrize(

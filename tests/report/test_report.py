@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import made_runs
+from helpers import made_maps, made_runs
 from helpers.browser import CHROMIUM, Browser
 
 from localprobe.cli.app import main
@@ -195,6 +195,22 @@ def test_runs_of_a_task_are_compared(tmp_path: Path) -> None:
     assert "Compared: capitals · freeze · exact_match" in text
     assert "compared by depth" in text
     assert "Compared" not in run_page([one])
+
+
+def test_maps_over_a_task_are_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = made_maps.write(tmp_path / "one", lambda e, k, role: 0.1 * k)
+    made_maps.write(tmp_path / "other", lambda e, k, role: 0.3 + 0.1 * k, model="another")
+    made_runs.write(tmp_path / "sweep", n=4, n_layer=4)
+    output = tmp_path / "report.html"
+    assert main(["report", str(tmp_path), "-o", str(output)]) == 0
+    text = output.read_text("utf-8")
+    assert text.count("Map: knockout, prob of capitals, mean over examples") >= 2
+    assert "Maps side by side: capitals, knockout, prob" in text
+    assert "more of the answer is lost in [2] at layers 0–3: +30 points [+30, +30]" in text
+    assert f"{one.values.mean[3, 0]:.2f}" in text
+    assert main(["report", str(tmp_path), "-o", str(output), "--metric", "exact_match"]) == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].endswith("one holds maps")
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,8 @@ def test_the_example_of_every_help_works(
     (example,) = EXAMPLE.findall(capsys.readouterr().out)
     if command == "demo":
         example += " --short"
+    if command == "sweep":
+        example += " -n 5"
     if command == "models remove":
         # Not what was really prepared here.
         monkeypatch.setenv("LOCALPROBE_CACHE", str(folder_of_runs / "cache"))

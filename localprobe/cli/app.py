@@ -511,7 +511,7 @@ def states(
     )
 
 
-@_command("localprobe sweep --task capitals --patch freeze,skip --adaptive")
+@_command("localprobe sweep --task capitals --patch freeze,skip --layers 16: --adaptive")
 @choosing_a_model()
 def sweep(
     patch: SweepPatches = [],  # noqa: B006

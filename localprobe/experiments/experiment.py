@@ -92,7 +92,9 @@ class Experiment:
                 raise LocalprobeError("width is for a sweep that is adaptive")
             return None
         if self.patience is not None:
-            raise LocalprobeError("a transition leaves layers out by itself, and cannot be adaptive")
+            raise LocalprobeError(
+                "a transition leaves layers out by itself, and cannot be adaptive"
+            )
         width = WIDTH if self.width is None else self.width
         if not 0 < width < 1:
             raise LocalprobeError(f"width must be above 0 and below 1, not {width}")

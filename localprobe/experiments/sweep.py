@@ -159,7 +159,7 @@ class Sweep:
     def _check_adaptive(self, patches: Sequence[str], *, shard: Shard) -> None:
         if SWAP in patches:
             raise LocalprobeError(
-                "an adaptive sweep goes by one score a layer, and a swap has two; sweep it by itself"
+                "an adaptive sweep goes by one score a layer, and a swap has two; sweep swap alone"
             )
         if shard != WHOLE:
             raise LocalprobeError(
@@ -172,9 +172,7 @@ class Sweep:
             return not self._spending.cells
         if self._until_width is None or not self.tally.baseline.n:
             return False
-        found = [self.tally.limits(patch) for patch in self.tally.patches]
-        widths = [None if each is None else each.width() for each in found]
-        return all(width is not None and width <= self._until_width for width in widths)
+        return not self.tally.wider_than_asked()
 
     def _check_swap(self) -> None:
         if not all(example.subject for example in self._examples):
@@ -298,9 +296,7 @@ class Sweep:
         """Of an adaptive sweep, how many layers go on, of all interventions, and of how many."""
         if self._spending is None:
             return None
-        return len(self._spending.cells), sum(
-            len(column.layers) for column in self.tally.columns
-        )
+        return len(self._spending.cells), sum(len(column.layers) for column in self.tally.columns)
 
     # Computing
 

@@ -174,7 +174,8 @@ class Comparison:
 
         In layers, or in points of depth where the numbers of blocks are unlike. Of the examples
         that both runs have, at the layers that both have; one that no layer holds counts as if it
-        held from the end on. None where answers are not right or lost, or no example is shared.
+        held from the end on. Of an adaptive sweep, examples that have all of these layers. None
+        where answers are not right or lost, or no example is shared.
         """
         pair = (self.runs[0], self.runs[number])
         if self.patch == SWAP or any(run.tally.limits(self.patch) is None for run in pair):
@@ -194,6 +195,7 @@ class Comparison:
                 swept if unlike else sorted(common),
                 self.metric,
                 Descent(patience),
+                of_all=run.manifest.adaptive is not None,
             )
             unit = 100 / n_layer if unlike else 1.0
             found.append(

@@ -153,7 +153,7 @@ def _binomial(n: int, share: float) -> NDArray[np.float64]:
     """P of 0 … n of n."""
     k = np.arange(n + 1)
     if share in (0.0, 1.0):
-        return (k == n * share).astype(np.float64)
+        return np.array(k == n * share, np.float64)
     logs = _log_factorials(1 << n.bit_length())
     ways = logs[n] - logs[k] - logs[n - k]
     found: NDArray[np.float64] = np.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
@@ -166,9 +166,7 @@ def _log_factorials(n: int) -> NDArray[np.float64]:
     return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
 
 
-def _inverted(
-    course: Callable[[float], _Course], right: int, level: float
-) -> tuple[float, float]:
+def _inverted(course: Callable[[float], _Course], right: int, level: float) -> tuple[float, float]:
     """The shares between those at which so many right, or more, are too unlikely, and so few."""
 
     def is_too_many(share: float) -> bool:

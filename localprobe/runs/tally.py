@@ -257,26 +257,26 @@ class Tally:
         return Method(self.adaptive.width, self._earlier(patch, layer))
 
     @property
+    def is_decided_by_another(self) -> bool:
+        """Whether layers of an adaptive sweep ended by another metric than the one shown."""
+        return self.adaptive is not None and self.metric != self._decided_by
+
+    @property
     def n_by_layer(self) -> tuple[int, int]:
         """The fewest and the most examples that any cell of an adaptive sweep has."""
         counts = [self._n_seen[c.patch, layer] for c in self.columns for layer in c.layers]
         return min(counts), max(counts)
 
     def too_wide(self) -> dict[str, list[int]]:
-        """By intervention, the layers of an adaptive sweep that have not enough examples yet."""
-        found = {}
+        """By intervention, the layers of an adaptive sweep that have not enough examples."""
+        found: dict[str, list[int]] = defaultdict(list)
         for column in self.columns:
-            cells = {k: self._counted.get((column.patch, column.metric, k)) for k in column.layers}
-            wide = [k for k, cell in cells.items() if not cell or self._goes_on(column.patch, k)]
-            if wide:
-                found[column.patch] = wide
-        return found
-
-    def _goes_on(self, patch: str, layer: int) -> bool:
-        """Whether a cell had not enough when it was looked last, or would not have now."""
-        assert self.adaptive is not None
-        cell = self._counted[patch, self._decided_by, layer]
-        return not stages.is_narrow(cell.counts, self.adaptive.width)
+            for layer in column.layers:
+                cell = self._counted.get((column.patch, self._decided_by, layer))
+                counts = cell.counts if cell else {}
+                if self.adaptive and not stages.is_narrow(counts, self.adaptive.width):
+                    found[column.patch].append(layer)
+        return dict(found)
 
     def _layers_of(self, patch: str) -> tuple[int, ...]:
         return next(column.layers for column in self.columns if column.patch == patch)
@@ -368,6 +368,17 @@ class Tally:
 
         return _from_the_last(column.layers, kept)
 
+    def wider_than_asked(self) -> list[str]:
+        """Of a descent that is to end at a width, the interventions with wider intervals still."""
+        if self.until_width is None:
+            return []
+        widths = {patch: each.width() for patch in self.patches if (each := self.limits(patch))}
+        return [
+            patch
+            for patch in self.patches
+            if (width := widths.get(patch)) is None or width > self.until_width
+        ]
+
     def limits(self, patch: str) -> Limits | None:
         """The 95 % interval of `transition` over examples, see `transitions.limits`.
 
@@ -384,7 +395,7 @@ class Tally:
         n = [cell.counts.total() if cell else 0 for cell in cells]
         if self.adaptive is None:
             return limits(layers, right, n, self.kept)
-        if self.metric != self._decided_by:
+        if self.is_decided_by_another:
             return None
         found = [
             stages.tails(self._earlier(patch, layer), of, k, self.adaptive.width, self.kept)

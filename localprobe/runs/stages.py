@@ -17,7 +17,7 @@ LEVEL = 0.025
 """Of the test at either end."""
 STAGES, SPREAD, SHARED = "stages", "spread", "shared"
 
-_DOUBT = 0.1
+_DOUBT = 0.05
 """A spread is taken of the scores and so much of an answer more at 0 and at 1: of few that are
 alike, it is not known that all others are."""
 _FINEST = 0.02

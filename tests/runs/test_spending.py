@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localprobe.engine.interventions import first_layer
@@ -47,6 +47,7 @@ def spent(scores: list[list[float | None]]) -> tuple[Spending, Tally]:
     return spending, tally
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(16, 70), st.integers(0, 1000), st.booleans())
 def test_each_layer_has_the_first_examples_until_it_is_known(
     n: int, seed: int, has_degrees: bool

@@ -365,6 +365,8 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
         # Each model has the examples that it gets right: said where that is not plain to see.
         others = shared is not None and shared < min(used.n, n_first)
         same = f", {shared} of them in [1]" if others else ""
+        if run.tally.adaptive is not None:
+            same += ", {} to {} at each layer".format(*run.tally.n_by_layer)
         lines.append(
             Text(
                 f"[{number}] {visible(name)}{blocks}: clean {clean.score:.2f} of {clean.n}"

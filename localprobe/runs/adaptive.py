@@ -38,7 +38,10 @@ def next_look(n: int) -> int:
 
 def looks_within(n: int) -> int:
     """At how many numbers of examples a cell may have ended, of a run that has n."""
-    return sum(is_look(each) for each in range(1, n + 1)) + (n > 0 and not is_look(n))
+    found, look = 0, FIRST
+    while look < n:
+        found, look = found + 1, next_look(look)
+    return found + (n > 0)
 
 
 @dataclass(frozen=True)

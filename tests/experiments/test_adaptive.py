@@ -187,7 +187,9 @@ def test_it_is_read_like_any_other(
         assert main([command, *runs, "-o", str(tmp_path / name)]) == 0
     assert f"n {least}" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert main(["export", runs[1], "--rows"]) == 0
+    capsys.readouterr()
     assert main(["compare", *runs]) == 0
+    assert f"{most} used, {least} to {most} at each layer" in capsys.readouterr().out
     # Only examples that have all layers have a layer of their own.
     shared = Comparison.of([load_run(Path(each)) for each in runs])[0].moved(1)
     assert shared is not None

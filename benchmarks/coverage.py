@@ -1,7 +1,7 @@
 """How often 95 % intervals of transitions, of their shifts and of the scores of adaptive sweeps
 hold the truth, on made-up examples.
 
-python benchmarks/coverage.py            # 2,000 runs of each kind, about four minutes
+python benchmarks/coverage.py            # 2,000 runs of each kind, some minutes
 
 An example is lost below its own layer, which is drawn around a centre; where answers flicker, it
 is another one at each layer by chance. The truth is that of very many examples. A layer is coarse:

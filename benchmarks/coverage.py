@@ -1,25 +1,32 @@
-"""How often 95 % intervals of transitions and of their shifts hold the truth, on made-up examples.
+"""How often 95 % intervals of transitions, of their shifts and of the scores of adaptive sweeps
+hold the truth, on made-up examples.
 
-python benchmarks/coverage.py            # 2,000 runs of each kind, about two minutes
+python benchmarks/coverage.py            # 2,000 runs of each kind, some minutes
 
 An example is lost below its own layer, which is drawn around a centre; where answers flicker, it
 is another one at each layer by chance. The truth is that of very many examples. A layer is coarse:
 where the share falls steeply from one to the next, intervals hold the truth more often than 95 %,
 since there is nothing between "too low" and "right". So most kinds here fall gently, over layers
 as fine as it takes to see what the method does; `steep` is what small models do.
+
+Of a sweep, every layer has a score whose mean is known. A layer at which all are right, or none,
+has an interval that holds it always; those are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from localprobe.runs.adaptive import WIDTH, next_look
 from localprobe.runs.descent import PATIENCE
+from localprobe.runs.stages import interval, is_narrow, tails
 from localprobe.runs.transitions import limits, moved
 
 KEPT = 0.9
@@ -140,6 +147,106 @@ def until_width(kind: Kind, runs: int, *, width: int, most: int, seed: int = 0) 
         yield not (above or (found.high is not None and truth > found.high))
 
 
+Scores = Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.float64]]
+
+
+def right_or_wrong(means: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    return (random.random(means.shape) < means).astype(float)
+
+
+def of_one_example(means: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """Right or wrong by how hard an example is, so that all its layers fall together."""
+    return (random.random((len(means), 1)) < means).astype(float)
+
+
+def overlaps(means: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """As F1: nothing, all, or something between, of which half is all and half is anything."""
+    any_at_all = random.random(means.shape) < means / 0.75
+    all_right = random.random(means.shape) < 0.5
+    return np.where(any_at_all, np.where(all_right, 1.0, random.beta(2, 2, means.shape)), 0.0)
+
+
+def summaries(means: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """As ROUGE: never all, spread around the mean."""
+    return random.beta(12 * means, 12 * (1 - means))
+
+
+SHARES = (right_or_wrong, of_one_example)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores of n examples with these means by layer, drawn in one of these ways."""
+
+    name: str
+    n: int
+    means: tuple[float, ...]
+    scores: Scores
+
+
+_RISING = tuple(float(share) for share in np.linspace(0.03, 0.97, 20))
+_WAVES = tuple(float(0.5 + 0.45 * math.sin(k)) for k in range(20))
+_STEEP = (*([0.02] * 8), 0.1, 0.4, 0.8, *([0.98] * 9))
+CURVES = (
+    Curve("shares, rising, 60 examples", 60, _RISING, of_one_example),
+    Curve("shares, up and down, 100", 100, _WAVES, right_or_wrong),
+    Curve("F1, up and down, 60", 60, tuple(0.7 * each for each in _WAVES), overlaps),
+    Curve("ROUGE, rising, 100", 100, tuple(0.02 + 0.4 * each for each in _RISING), summaries),
+    Curve("F1, rising, 100", 100, tuple(0.72 * each for each in _RISING), overlaps),
+    Curve("shares, rising, 200", 200, _RISING, of_one_example),
+    Curve("shares, steep, 100", 100, _STEEP, of_one_example),
+)
+
+
+def ended(scores: NDArray[np.float64], width: float) -> tuple[tuple[int, ...], Counter[float]]:
+    """A layer's scores, as far as it has them; how many there were when they were not enough."""
+    earlier: list[int] = []
+    while (n := next_look(earlier[-1] if earlier else 0)) < len(scores):
+        if is_narrow(counts := Counter(scores[:n].tolist()), width):
+            return tuple(earlier), counts
+        earlier.append(n)
+    return tuple(earlier), Counter(scores.tolist())
+
+
+def adaptive(
+    curve: Curve, runs: int, *, width: float = WIDTH, naive: bool = False, seed: int = 0
+) -> Iterator[bool]:
+    """Whether the interval of each layer of each run holds its mean.
+
+    naive: as if it had been known before how many examples a layer would have.
+    """
+    random = np.random.default_rng(seed)
+    for _ in range(runs):
+        scores = curve.scores(np.tile(curve.means, (curve.n, 1)), random)
+        for mean, column in zip(curve.means, scores.T, strict=True):
+            earlier, counts = ended(column, width)
+            low, high, _ = interval(counts, () if naive else earlier, width)
+            yield low <= mean <= high
+
+
+def adaptive_limits(kind: Kind, runs: int, *, width: float, seed: int = 0) -> Iterator[bool]:
+    """Whether the interval of an adaptive sweep's transition holds the truth."""
+    random = np.random.default_rng(seed)
+    layers = range(kind.n_layer)
+    for _ in range(runs):
+        centre = kind.n_layer / 2 + random.uniform(-3, 3)
+        truth = math.ceil(centre + kind.spread * NORMAL_90)
+        holds = kind.draw(centre, kind.n, random)
+        cells = [ended(column.astype(float), width) for column in holds.T]
+        right, n = [counts[1] for _, counts in cells], [counts.total() for _, counts in cells]
+        found = limits(
+            layers,
+            right,
+            n,
+            KEPT,
+            tails=[
+                tails(earlier, counts.total(), counts[1], width, KEPT) for earlier, counts in cells
+            ],
+        )
+        above = found.low is None or truth < found.low
+        yield not (above or (found.high is not None and truth > found.high))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=2000, help="runs of each kind")
@@ -159,6 +266,18 @@ def main() -> None:
     print("of the intervals of shifts")
     for kind in KINDS[:3]:
         print(f"  {kind.name:26} {np.mean(list(shifts(kind, runs))):8.1%}")
+    print("of the scores of adaptive sweeps: of all layers; of the one where it was rarest; and so")
+    print("if the intervals of shares did not allow for how many examples a layer had")
+    for curve in CURVES:
+        found = []
+        for naive in (False, True) if curve.scores in SHARES else (False,):
+            held = np.reshape(list(adaptive(curve, runs, naive=naive)), (runs, -1))
+            found += [held.mean(), held.mean(axis=0).min()]
+        print(f"  {curve.name:27}", *(f"{share:8.1%}" for share in found))
+    print("of their transitions, with --width 0.2 and 0.1")
+    for kind in KINDS[1:3]:
+        found = [np.mean(list(adaptive_limits(kind, runs, width=width))) for width in (0.2, 0.1)]
+        print(f"  {kind.name:26}", *(f"{share:8.1%}" for share in found))
 
 
 if __name__ == "__main__":

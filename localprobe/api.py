@@ -813,7 +813,8 @@ def sweep(
 
     patches: interventions that need no donor, and swap; all but swap if None.
     settings: those of `Experiment`: layers, n, seed, metric, all_examples, max_tokens,
-    max_prompt_tokens, template, data, digits, chat.
+    max_prompt_tokens, template, data, digits, chat; adaptive=True (layers get examples only until
+    their 95 % interval is at most `width` wide, 0.2 if not given).
     out: a folder to write to, or to go on in. batch: prompts in one decode.
     Raises LocalprobeError for anything that cannot be done.
     """

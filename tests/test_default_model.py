@@ -154,7 +154,7 @@ def test_the_example_of_every_help_works(
     main([*command.split(), "--help"])
     (example,) = EXAMPLE.findall(capsys.readouterr().out)
     # A part of what is long.
-    example += {"demo": " --short", "run": " -n 1"}.get(command, "")
+    example += {"demo": " --short", "run": " -n 1", "sweep": " -n 5"}.get(command, "")
     if command == "models remove":
         # Not what was really prepared here.
         monkeypatch.setenv("LOCALPROBE_CACHE", str(folder_of_runs / "cache"))

@@ -523,7 +523,7 @@ def states(
     )
 
 
-@_command("localprobe sweep --task capitals --patch freeze,skip --layers 16: -n 5")
+@_command("localprobe sweep --task capitals --patch freeze,skip --layers 16: --adaptive")
 @choosing_a_model()
 def sweep(
     patch: SweepPatches = [],  # noqa: B006
@@ -564,6 +564,18 @@ def sweep(
         Optional[int],
         typer.Option(metavar="N", help="For cnn_dailymail: cut articles to this.", min=1),
     ] = None,
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive",
+            help="Fewer examples for layers whose score is surely low or high: each gets some "
+            "until its 95 % interval is --width wide.",
+        ),
+    ] = False,
+    width: Annotated[
+        Optional[float],
+        typer.Option(metavar="W", help="For --adaptive, of scores 0 to 1; 0.2 if not given."),
+    ] = None,
     chat: Chat = False,
     out: Out = None,
     shard: ShardOption = "1/1",
@@ -572,7 +584,11 @@ def sweep(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Many examples: the score at each layer under each intervention."""
+    """Many examples: the score at each layer under each intervention.
+
+    With --adaptive, layers are looked at after 15 examples, 31, 63 and so on; one that is known
+    well enough gets no more. The 95 % intervals allow for that. The table has n for each layer.
+    """
     from localprobe.cli import commands
     from localprobe.experiments.experiment import Experiment
     from localprobe.prompts.encoder import unescape
@@ -593,6 +609,8 @@ def sweep(
         digits=digits,
         chat=chat,
         shard=parse_shard(shard),
+        adaptive=adaptive,
+        width=width,
     )
     commands.sweep(experiment, choice, named=bool(patch), batch=batch, out=out, json=json)
 

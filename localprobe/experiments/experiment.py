@@ -13,6 +13,7 @@ from localprobe.experiments.sweep import Sweep
 from localprobe.files.cache import sha256_of
 from localprobe.prompts.chat import ChatTemplate
 from localprobe.prompts.encoder import Encoder
+from localprobe.runs.adaptive import WIDTH, Adaptive
 from localprobe.runs.descent import Descent
 from localprobe.runs.shard import WHOLE, Shard
 from localprobe.runs.tally import KEPT
@@ -27,6 +28,8 @@ class Experiment:
 
     patience: of a transition, whose layers go down until the answer was lost at so many in a row;
     None: all layers. check, keep, until_width: of a transition, see `Sweep`.
+
+    adaptive: whether a layer gets examples only until its 95 % interval is at most `width` wide.
     """
 
     task: str
@@ -47,6 +50,8 @@ class Experiment:
     check: float = 0.0
     keep: float | None = None
     until_width: int | None = None
+    adaptive: bool = False
+    width: float | None = None
 
     def build_task(self) -> Task:
         options = TaskOptions(self.template, self.data, self.digits, self.seed)
@@ -61,6 +66,7 @@ class Experiment:
             descent = Descent(self.patience, self.check, self.seed)
         elif (self.check, self.keep, self.until_width) != (0.0, None, None):
             raise LocalprobeError("check, keep and until_width are for a transition: give patience")
+        adaptive = self._rule()
         return Sweep(
             engine,
             self.build_task(),
@@ -77,7 +83,22 @@ class Experiment:
             descent=descent,
             keep=KEPT if self.keep is None else self.keep,
             until_width=self.until_width,
+            adaptive=adaptive,
         )
+
+    def _rule(self) -> Adaptive | None:
+        if not self.adaptive:
+            if self.width is not None:
+                raise LocalprobeError("width is for a sweep that is adaptive")
+            return None
+        if self.patience is not None:
+            raise LocalprobeError(
+                "a transition leaves layers out by itself, and cannot be adaptive"
+            )
+        width = WIDTH if self.width is None else self.width
+        if not 0 < width < 1:
+            raise LocalprobeError(f"width must be above 0 and below 1, not {width}")
+        return Adaptive(width)
 
     def _check_numbers(self, patience: int) -> None:
         if patience < 1:
@@ -107,7 +128,12 @@ class Experiment:
             "chat": self.chat,
             "shard": str(self.shard),
             **self._record_of_a_transition(),
+            **self._record_of_a_rule(),
         }
+
+    def _record_of_a_rule(self) -> dict[str, Any]:
+        rule = self._rule()
+        return {} if rule is None else {"adaptive": True, "width": rule.width}
 
     def _record_of_a_transition(self) -> dict[str, Any]:
         if self.patience is None:

@@ -42,6 +42,8 @@ _SWEEP_KINDS: dict[str, type[Any]] = {
     "check": float,
     "keep": float,
     "until_width": int,
+    "adaptive": bool,
+    "width": float,
 }
 _TOP_KINDS: dict[str, type[Any]] = {
     "description": str,

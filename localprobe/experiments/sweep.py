@@ -21,6 +21,7 @@ from localprobe.experiments.pace import Pace
 from localprobe.experiments.swap import SwapPlan, plan_swap
 from localprobe.experiments.work import Work
 from localprobe.prompts.encoder import Encoder
+from localprobe.runs.adaptive import Adaptive, Spending
 from localprobe.runs.descent import Descent, Walk, held
 from localprobe.runs.growth import growing
 from localprobe.runs.rows import CLEAN, Row
@@ -38,7 +39,8 @@ class Sweep:
     shard: which of the examples to do; which ones are used does not depend on it.
     descent: by which rule layers are left out that are below each example's own transition; all
     layers if None. keep: from which share of the baseline on an answer survives. until_width: of a
-    descent, end once each intervention's interval is at most so many layers wide.
+    descent, end once each intervention's interval is at most so many layers wide. adaptive: by
+    which rule layers get examples, if not all get all of them.
     Raises LocalprobeError for unknown or repeated interventions, or ones without a layer.
     """
 
@@ -60,6 +62,7 @@ class Sweep:
         descent: Descent | None = None,
         keep: float = KEPT,
         until_width: int | None = None,
+        adaptive: Adaptive | None = None,
     ) -> None:
         self.task, self.seed = task, seed
         self.metric = task.metrics[0] if metric is None else metric
@@ -75,6 +78,8 @@ class Sweep:
         if descent is not None:
             self._check_descent(patches, all_examples=all_examples, shard=shard)
             metrics = (self.metric,)
+        if adaptive is not None:
+            self._check_adaptive(patches, shard=shard)
         columns = _columns(patches, tuple(layers), metrics)
         engine.check_can(patches)
         self.layers = tuple(layers)
@@ -102,7 +107,13 @@ class Sweep:
             knows_near_ties=engine.noise is not None,
             descent=descent,
             kept=keep,
+            adaptive=adaptive,
+            until_width=until_width,
         )
+        self._spending = None
+        if adaptive is not None:
+            cells = dict.fromkeys((c.patch, layer) for c in columns for layer in c.layers)
+            self._spending = Spending(adaptive, list(cells), self.metric)
         self._known: dict[int, list[Row]] = defaultdict(list)
         self._pace = Pace()
         self._done: Counter[tuple[str, int | None]] = Counter()
@@ -145,13 +156,23 @@ class Sweep:
                 "--until-width looks at all examples, and a shard does not have them"
             )
 
+    def _check_adaptive(self, patches: Sequence[str], *, shard: Shard) -> None:
+        if SWAP in patches:
+            raise LocalprobeError(
+                "an adaptive sweep goes by one score a layer, and a swap has two; sweep swap alone"
+            )
+        if shard != WHOLE:
+            raise LocalprobeError(
+                "--adaptive looks at all examples, and a shard does not have them"
+            )
+
     def _is_narrow(self) -> bool:
-        """Whether all intervals of transitions are as narrow as is asked for."""
+        """Whether all intervals are as narrow as is asked for."""
+        if self._spending is not None:
+            return not self._spending.cells
         if self._until_width is None or not self.tally.baseline.n:
             return False
-        found = [self.tally.limits(patch) for patch in self.tally.patches]
-        widths = [None if each is None else each.width() for each in found]
-        return all(width is not None and width <= self._until_width for width in widths)
+        return not self.tally.wider_than_asked()
 
     def _check_swap(self) -> None:
         if not all(example.subject for example in self._examples):
@@ -205,6 +226,15 @@ class Sweep:
         """How many examples will have been used in the end, judged by those tried so far."""
         if self._is_enough:
             return self.used
+        most = self._most_used
+        if self._spending is None:
+            return most
+        likely = [self._spending.likely(cell, most) for cell in self._spending.cells]
+        return max(likely, default=self.used)
+
+    @property
+    def _most_used(self) -> int:
+        """How many examples can be used, judged by those tried so far."""
         left = len(self._examples) - self.tried
         share = 1.0 if self._all else (self.used + 1) / (self.tried + 1)
         likely = self.used + round(left * share)
@@ -255,6 +285,11 @@ class Sweep:
 
     def _cells_left(self) -> Iterator[tuple[str, int, float]]:
         """Intervention, layer, and of how many examples they are still to be computed."""
+        if self._spending is not None:
+            for patch, layer in self._spending.cells:
+                n = self._spending.likely((patch, layer), self._most_used)
+                yield patch, layer, max(0, n - self._done[patch, layer])
+            return
         mine = len(range(self.shard.number - 1, self.expected, self.shard.count))
         # All metrics of an intervention are of the same answers.
         for patch, layers in {each.patch: each.layers for each in self.tally.columns}.items():
@@ -264,6 +299,13 @@ class Sweep:
                 # Of a descent, as often as those before came by.
                 n = (mine + 1) * (done + 1) / whole - done - 1 if self._descent else mine - done
                 yield patch, layer, max(0, n)
+
+    @property
+    def going_on(self) -> tuple[int, int] | None:
+        """Of an adaptive sweep, how many layers go on, of all interventions, and of how many."""
+        if self._spending is None:
+            return None
+        return len(self._spending.cells), sum(len(column.layers) for column in self.tally.columns)
 
     # Computing
 
@@ -277,8 +319,10 @@ class Sweep:
         self._pace = Pace()
         for pairs in _batches(self._pairs(), growing(self._engine.batch_size)):
             yield from self._clean_rows()
+            took: dict[int, list[Row]] = {pair[0].example.number: [] for pair in pairs}
             for row in self._known_cells(pairs):
                 self._done[row.patch, row.layer] += 1
+                took[row.example].append(row)
                 yield self._counted(row)
             to_do = {pair[0].example.number for pair in pairs} - self._known.keys()
             if self._engine.company == 1:
@@ -287,9 +331,13 @@ class Sweep:
                 for row in self._cells(patch, pairs):
                     if row.example in to_do:
                         self._done[patch, row.layer] += 1
+                        took[row.example].append(row)
                     self._pace.did(patch, self._work.cell(patch, row.layer or 0, len(pairs)))
                     # Known ones share the decodes as before, where the others would change.
                     yield self._counted(row) if row.example in to_do else None
+            if self._spending is not None:
+                for rows in took.values():
+                    self._spending.took(rows)
             yield None
         yield from self._clean_rows()
         if self.used == 0:
@@ -323,7 +371,12 @@ class Sweep:
 
     def _pairs(self) -> Iterator[_Pair | None]:
         """The examples of this shard, each with the next one that is used."""
-        for pair in _with_next(self._candidates()):
+        candidates = self._candidates()
+        if self._spending is not None:
+            # Nothing is swapped, and the next example may not be wanted any more.
+            yield from ((one, one) if one else None for one in candidates)
+            return
+        for pair in _with_next(candidates):
             yield pair if pair and self.shard.has(pair[0].place) else None
 
     def _candidates(self) -> Iterator[_Candidate | None]:
@@ -440,7 +493,11 @@ class Sweep:
     def _cells(self, patch: str, pairs: Sequence[_Pair]) -> Iterator[Row]:
         """The rows of some examples under one intervention, in the engine's order."""
         todo = [self._to_do(patch, pair) for pair in pairs]
-        layers = next(c.layers for c in self.tally.all_columns if c.patch == patch)
+        layers: Sequence[int] = next(c.layers for c in self.tally.all_columns if c.patch == patch)
+        if self._spending is not None:
+            layers = self._spending.layers(patch)
+        if not layers:
+            return
         walks = self._walks(patch, todo)
         there = [(one, one.intervention) for one in todo if one.intervention is not None]
         cells = self._engine.run(

@@ -176,7 +176,8 @@ class Comparison:
 
         In layers, or in points of depth where the numbers of blocks are unlike. Of the examples
         that both runs have, at the layers that both have; one that no layer holds counts as if it
-        held from the end on. None where answers are not right or lost, or no example is shared.
+        held from the end on. Of an adaptive sweep, examples that have all of these layers. None
+        where answers are not right or lost, or no example is shared.
         """
         pair = (self.runs[0], self.runs[number])
         if self.patch == SWAP or any(run.tally.limits(self.patch) is None for run in pair):
@@ -196,6 +197,7 @@ class Comparison:
                 swept if unlike else sorted(common),
                 self.metric,
                 Descent(patience),
+                of_all=run.manifest.adaptive is not None,
             )
             unit = 100 / n_layer if unlike else 1.0
             found.append(
@@ -365,6 +367,8 @@ def comparison_table(console: Console, comparison: Comparison) -> RenderableType
         # Each model has the examples that it gets right: said where that is not plain to see.
         others = shared is not None and shared < min(used.n, n_first)
         same = f", {shared} of them in [1]" if others else ""
+        if run.tally.adaptive is not None:
+            same += ", {} to {} at each layer".format(*run.tally.n_by_layer)
         lines.append(
             Text(
                 f"[{number}] {visible(name)}{blocks}: clean {clean.score:.2f} of {clean.n}"

@@ -13,6 +13,7 @@ from localprobe.experiments.bench import BenchResult, PatchTimes
 from localprobe.experiments.probe import ProbeRow
 from localprobe.llama.model import Model
 from localprobe.models.opening import LoadedModel, model_record
+from localprobe.report.adaptive import adaptive_record
 from localprobe.report.transition import transition_record
 from localprobe.runs.manifest import Manifest
 from localprobe.runs.tally import Score, Tally
@@ -119,7 +120,9 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
     case; latest null: possibly nowhere.
     transition_limits: [low, high], the 95 % interval over examples; low null: nowhere; high null:
     possibly nowhere; null where scores have degrees. descent: of a transition, what its examples
-    did, by intervention.
+    did, by intervention; wider: those whose interval is wider than until_width. adaptive: of such
+    a sweep, the width asked for, and which layers ran out of examples before they had it; rows have
+    their own n.
     """
     return {
         "model": manifest.data["model"],
@@ -144,6 +147,7 @@ def sweep_document(manifest: Manifest, tally: Tally) -> dict[str, Any]:
         "transition_limits": {patch: _limits(tally, patch) for patch in tally.patches},
         "kept": tally.kept,
         "descent": transition_record(tally),
+        "adaptive": adaptive_record(tally),
     }
 
 

@@ -106,8 +106,10 @@ def _curves(axis: Any, run: Run) -> None:
             tally.chance[tally.metric], color="grey", linewidth=1, dashes=(2, 2), label="chance"
         )
     axis.set_ylim(-0.02, 1.02)
-    band = "bootstrap" if tally.has_bootstrap else "Wilson"
-    axis.set_ylabel(f"{tally.metric} ({tally.baseline.n} examples; 95 %, {band})")
+    n, band = str(tally.baseline.n), "bootstrap" if tally.has_bootstrap else "Wilson"
+    if tally.adaptive is not None:
+        n, band = "–".join(map(str, dict.fromkeys(tally.n_by_layer))), "by stages"
+    axis.set_ylabel(f"{tally.metric} ({n} examples; 95 %, {band})")
     axis.legend(fontsize="small", frameon=False)
     _name(axis, run)
     _layer_axis(axis, run)

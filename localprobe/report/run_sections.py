@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from localprobe.report.adaptive import spending
 from localprobe.report.comparison import Comparison, Place, endings
 from localprobe.report.examples import Examples, cell_key
 from localprobe.report.page import Cell, Figure, Section, Table
@@ -24,6 +25,7 @@ def run_section(number: int, run: Run, examples: Examples | None) -> Section:
     tally = run.tally
     title, *lines = head(tally, run.manifest.title, run.so_far).plain.split("\n")
     notes = [signs(tally)]
+    notes += spending(tally, run.so_far).split("\n")
     if near := near_ties(tally):
         notes += near.plain.split("\n")
     figures = []
@@ -61,6 +63,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("interventions", ", ".join(run.tally.patches)),
         ("layers", experiment.get("layers")),
         ("examples", run.so_far or f"{run.tally.clean.n} tried, {run.tally.baseline.n} used"),
+        ("adaptive, until intervals are", experiment["width"] if run.manifest.adaptive else None),
         ("all examples", "yes" if experiment.get("all_examples") else None),
         ("longest answer", experiment.get("max_tokens")),
         ("seed", experiment["seed"]),
@@ -200,7 +203,8 @@ def _scores(number: int, run: Run, examples: Examples | None) -> Table:
     ]
     headers = [f"{c.patch} {c.metric}" if c.patch == SWAP else c.patch for c in tally.columns]
     return Table(
-        f"{_title(run)}: {tally.metric} by layer, with 95 % intervals in percent",
+        f"{_title(run)}: {tally.metric} by layer, with 95 % intervals in percent"
+        + ("" if tally.adaptive is None else ", and n, the examples behind it"),
         ["layer", *headers],
         rows,
     )
@@ -219,7 +223,7 @@ def _score_cell(
     spoken += "; near ties could take it across 90 % of the baseline" if is_open else ""
     return Cell(
         f"{score.score:.2f}{OPEN if is_open else ''}",
-        _interval(score),
+        _interval(score) + ("" if run.tally.adaptive is None else f", n {score.n}"),
         score.score,
         key if examples and examples.has(key) else None,
         f"{spoken}. Show its answers",

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from localprobe.engine.interventions import first_layer
+from localprobe.report.adaptive import spending
 from localprobe.report.terminal import (
     bar,
     column_width,
@@ -34,9 +35,11 @@ def report(
     parts: list[RenderableType] = [head(tally, title, so_far), "", table]
     if said := signs(tally):
         parts.append(Text(said, style="dim"))
+    if said := spending(tally, so_far):
+        parts.append(Text(said, style="dim"))
     parts += ["", summary(tally, n_layer, so_far)]
     if tally.descent is not None and tally.baseline.n:
-        parts += ["", transition_report(console, tally, n_layer)]
+        parts += ["", transition_report(console, tally, n_layer, so_far)]
     elif line := intervals_line(tally):
         parts.append(Text(line))
     if near := near_ties(tally):
@@ -65,7 +68,7 @@ def head(tally: Tally, title: str, so_far: str | None = None) -> Text:
         lines[-1] += f" ({', '.join(others)})"
     if tally.chance and tally.metric in tally.chance:
         lines.append(f"chance:{of} {tally.chance[tally.metric]:.2f}")
-    if tally.has_bootstrap:
+    if tally.has_bootstrap and tally.adaptive is None:
         lines.append(f"intervals: {INTERVALS}")
     if tally.n_cut:
         lines.append(f"prompts cut short: {tally.n_cut} of {clean.n}")
@@ -93,6 +96,7 @@ def score_table(console: Console, tally: Tally, most_rows: int | None = None) ->
     """Mean score, bar and 95 % interval in percent; the bars give way in a narrow terminal."""
     columns = tally.columns
     table = layer_table()
+    n_width = _n_width(tally)
     width = column_width(console, len(columns))
     if width < _NUMBER + 1:
         # What gives way last are the numbers themselves.
@@ -103,11 +107,18 @@ def score_table(console: Console, tally: Tally, most_rows: int | None = None) ->
         title = f"{column.patch} {column.metric}" if column.patch == SWAP else column.patch
         if len(title) > width:
             title = title.replace(" ", "\n")
+        if n_width and width > _NUMBER + n_width:
+            title += f"\n{'':{_NUMBER}} {'n':>{n_width}}"
         table.add_column(title, no_wrap=True, max_width=max(width, _NUMBER))
     for layer in thinned(shown_layers(tally), most_rows)[0]:
         cells = [_cell(console, tally, column, layer, width) for column in columns]
         table.add_row(str(layer), *cells)
     return table
+
+
+def _n_width(tally: Tally) -> int:
+    """How wide the numbers of examples are, where layers have unlike ones."""
+    return 0 if tally.adaptive is None else len(str(tally.n_by_layer[1]))
 
 
 def _cell(console: Console, tally: Tally, column: Column, layer: int, width: int) -> Text:
@@ -116,13 +127,19 @@ def _cell(console: Console, tally: Tally, column: Column, layer: int, width: int
         return Text("–" if layer not in column.layers else "·", style="dim")
     cell = Text(f"{score.score:.2f}")
     left = width - _NUMBER
+    n_width = _n_width(tally)
+    with_n = 0 < n_width < left
+    left -= (n_width + 1) * with_n
     with_interval = left >= _INTERVAL + 4
     bar_width = min(20, left - 1 - (_INTERVAL if with_interval else 0))
     is_open = tally.is_open(column, layer)
-    if is_open and left:
+    if is_open and (left or with_n):
         cell.append(OPEN, style="bold")
     elif is_open:
         cell.stylize("underline")
+    if with_n:
+        cell.append(f"{'' if is_open else ' '}{score.n:>{n_width}}", style="dim")
+        is_open = False
     if bar_width >= 2:
         drawn = bar(score.score, bar_width, unicode=speaks_unicode(console))
         cell.append("" if is_open else " ").append(drawn, style=heat(score.score))
@@ -183,7 +200,9 @@ def however(tally: Tally, patch: str) -> str:
     if not tally.n_turning or reach is None:
         return ""
     if reach.earliest == reach.latest == layer:
-        of = " for these examples" if tally.n_used_by_tie else ""
+        # With other answers, layers of an adaptive sweep could have had more examples, or fewer.
+        is_of_these = tally.n_used_by_tie or tally.adaptive is not None
+        of = " for these examples" if is_of_these else ""
         return f"holds{of} however near ties fall"
     if layer is None:
         return f"near ties could make it so from layer {reach.earliest} on"

@@ -104,6 +104,8 @@ def where(sweep: Sweep, started: float) -> str:
     """In a line, how far a sweep is."""
     took = f"{duration(time.monotonic() - started)} elapsed"
     line = f"sweep {sweep.task.name}: example {max(1, sweep.used)} of about {sweep.expected}"
+    if sweep.going_on:
+        line += " · {} of {} layers go on".format(*sweep.going_on)
     left = sweep.seconds_left
     return f"{line} · {took}" + ("" if left is None else f" · about {duration(left)} left")
 

@@ -49,8 +49,13 @@ class OwnLayers:
         return [values[max(0, -(-len(values) * k // 4) - 1)] for k in (1, 2, 3)]
 
 
-def transition_report(console: Console, tally: Tally, n_layer: int) -> RenderableType:
-    """A row an intervention, and below what that rests on. tally: of a descent."""
+def transition_report(
+    console: Console, tally: Tally, n_layer: int, so_far: str | None = None
+) -> RenderableType:
+    """A row an intervention, and below what that rests on. tally: of a descent.
+
+    so_far: how much there is of one that is unfinished.
+    """
     is_narrow = console.width < _WIDE
     assert tally.descent is not None
     table = new_table("")
@@ -68,6 +73,12 @@ def transition_report(console: Console, tally: Tally, n_layer: int) -> Renderabl
             cells.append(f"{_or_never(low)}–{_or_never(high)}")
         table.add_row(patch, *cells)
         lines += [_distribution(patch, own), *_below(patch, own, tally)]
+    if not so_far and (wide := tally.wider_than_asked()):
+        of = "1 example" if tally.baseline.n == 1 else f"{tally.baseline.n} examples"
+        lines.append(
+            f"--until-width {tally.until_width}: not reached with the {of} there were, by "
+            f"{', '.join(wide)}"
+        )
     said = [Text(each) for each in sentences(tally, n_layer)]
     space = [Text()] if said else []
     return Group(
@@ -210,7 +221,10 @@ def intervals_line(tally: Tally) -> str:
         for patch in tally.patches
         if patch != SWAP and (limits := tally.limits(patch)) is not None
     ]
-    return f"95 % of the layer, over examples: {', '.join(found)}" if found else ""
+    line = f"95 % of the layer, over examples: {', '.join(found)}" if found else ""
+    if tally.adaptive is not None and any(each.endswith("–") for each in found):
+        line += " (for an upper end, more examples at high layers: a smaller --width)"
+    return line
 
 
 def transition_record(tally: Tally) -> dict[str, Any] | None:
@@ -218,7 +232,12 @@ def transition_record(tally: Tally) -> dict[str, Any] | None:
     descent = tally.descent
     if descent is None:
         return None
-    record: dict[str, Any] = {"patience": descent.patience, "check": descent.check}
+    record: dict[str, Any] = {
+        "patience": descent.patience,
+        "check": descent.check,
+        "until_width": tally.until_width,
+        "wider": tally.wider_than_asked(),
+    }
     for patch in tally.patches:
         own = OwnLayers.of(tally.own(patch))
         low, median, high = own.quantiles()

@@ -126,9 +126,18 @@ def walked(
 
 
 def own_transitions(
-    rows: Iterable[Row], patch: str, layers: Sequence[int], metric: str, descent: Descent
+    rows: Iterable[Row],
+    patch: str,
+    layers: Sequence[int],
+    metric: str,
+    descent: Descent,
+    *,
+    of_all: bool = False,
 ) -> dict[int, Own]:
-    """By example, of those that the clean model answers right. rows: of a whole run."""
+    """By example, of those that the clean model answers right. rows: of a whole run.
+
+    of_all: only of examples that have all of the layers.
+    """
     right: set[int] = set()
     holds: dict[int, dict[int, bool]] = {}
     for row in rows:
@@ -139,7 +148,7 @@ def own_transitions(
     return {
         example: walked(layers, each, descent, patch)
         for example, each in sorted(holds.items())
-        if example in right
+        if example in right and not (of_all and each.keys() < set(layers))
     }
 
 

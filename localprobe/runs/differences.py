@@ -31,6 +31,8 @@ _EXPERIMENT: Mapping[str, tuple[str, Mapping[object, str]]] = {
     "check": ("share tried below", {None: "all"}),
     "keep": ("share that survives", {None: "0.9"}),
     "until_width": ("layers of the interval to end at", {}),
+    "adaptive": ("examples", {None: "as many at each layer", True: "until a layer is sure"}),
+    "width": ("width of the intervals to end at", {}),
 }
 _MACHINERY = {
     "localprobe": "localprobe",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +17,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import printable
+from localprobe.runs.adaptive import Spending
 from localprobe.runs.descent import next_cell
 from localprobe.runs.growth import check_growth, first_to_redo
 from localprobe.runs.manifest import (
@@ -61,6 +63,7 @@ class RunFolder:
         self.path, self.manifest, self.known = path, manifest, known
         self._file, self._lock = file, lock
         self._course = _Course(manifest)
+        self._course.took_all(known)
         self._n_rows = len(known)
 
     @classmethod
@@ -168,6 +171,7 @@ class RunFolder:
         return not clean.used or self._course.next(clean.example, cells) is None
 
     def _write(self, clean: Row, cells: dict[Cell, Row]) -> None:
+        self._course.took(clean, cells)
         rows = [clean, *(cells[cell] for cell in self._course.cells if cell in cells)]
         lines = [(to_json(row) + "\n").encode(errors="backslashreplace") for row in rows]
         if max(map(len, lines)) >= LONGEST_LINE:
@@ -181,17 +185,34 @@ class RunFolder:
 
 
 class _Course:
-    """Which rows an example has, and in which order."""
+    """Which rows an example has, and in which order.
+
+    It is told every example once it is whole: what the next one has may hang on those before.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self.cells, self._descent = manifest.cells, manifest.descent
-        self._metric = str(manifest.data["metric"])
+        self._metric = manifest.own_metric
+        rule = manifest.adaptive
+        self._spending = None if rule is None else Spending(rule, self.cells, self._metric)
 
     def next(self, example: int, have: Mapping[Cell, Row]) -> Cell | None:
         """The cell after those that there are, None where these are all."""
         if self._descent is not None:
             return next_cell(self.cells, have, self._descent, example, self._metric)
-        return self.cells[len(have)] if len(have) < len(self.cells) else None
+        cells = self.cells if self._spending is None else self._spending.cells
+        return cells[len(have)] if len(have) < len(cells) else None
+
+    def took(self, clean: Row, have: Mapping[Cell, Row]) -> None:
+        """The next example is whole."""
+        if self._spending is not None and clean.used:
+            self._spending.took(have.values())
+
+    def took_all(self, known: Iterable[Row]) -> None:
+        """Rows of whole examples, one after another."""
+        if self._spending is not None:
+            for _, (clean, *rows) in groupby(known, lambda row: row.example):
+                self.took(clean, {(row.patch, row.layer or 0): row for row in rows})
 
 
 def claim(path: Path) -> BaseFileLock:
@@ -361,6 +382,7 @@ class _Reader:
         self._next = self._course.next(clean.example, self._have) if clean.used else None
         if self._next is None:
             self.whole += self._pending
+            self._course.took(clean, self._have)
             self.starts[clean.example] = self.length
             self._pending, self._have, self.length = [], {}, position
 

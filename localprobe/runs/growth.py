@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from localprobe.errors import LocalprobeError
+from localprobe.runs.adaptive import next_look
 from localprobe.runs.manifest import Manifest
 from localprobe.runs.rows import CLEAN, Row
 from localprobe.runs.shard import parse_shard
@@ -19,12 +20,14 @@ from localprobe.runs.tally import SWAP
 def growing(most: int) -> Iterator[int]:
     """How many prompts a batch has: 1, 2, 4 … most, most, …
 
-    The whole table is there after the first example.
+    The whole table is there after the first example. A batch ends where it is looked which cells
+    of an adaptive sweep have enough, so that prompts share decodes there as in any other.
     """
-    size = 1
+    size, n = 1, 0
     while True:
-        yield min(size, most)
-        size = min(2 * size, most)
+        now = min(size, next_look(n) - n)
+        yield now
+        n, size = n + now, min(2 * size, most)
 
 
 def check_growth(found: Manifest, wanted: int | None) -> None:

@@ -18,6 +18,7 @@ from localprobe.errors import LocalprobeError
 from localprobe.files.cache import write_atomically
 from localprobe.files.foreign import printable
 from localprobe.files.textfile import read_bytes
+from localprobe.runs.adaptive import Adaptive
 from localprobe.runs.descent import Descent
 from localprobe.runs.shard import WHOLE, parse_shard
 from localprobe.runs.tally import KEPT, MODIFIED, ORIGINAL, SWAP, Column, Tally, patches
@@ -79,6 +80,17 @@ class Manifest:
         if experiment.get("patience") is None:
             return None
         return Descent(experiment["patience"], experiment["check"], experiment["seed"])
+
+    @property
+    def adaptive(self) -> Adaptive | None:
+        """By which rule layers had examples, if not all had the same."""
+        experiment = self.data["experiment"]
+        return Adaptive(experiment["width"]) if experiment.get("adaptive") else None
+
+    @property
+    def own_metric(self) -> str:
+        """That of the sweep itself, by whichever it is read now."""
+        return str(self.data.get("swap_metric") or self.data["metric"])
 
     @property
     def kept(self) -> float:
@@ -158,6 +170,8 @@ class Manifest:
             knows_near_ties=self.noise is not None,
             descent=self.descent,
             kept=self.kept,
+            adaptive=self.adaptive,
+            until_width=self.data["experiment"].get("until_width"),
         )
 
 
@@ -329,6 +343,7 @@ def _check(data: Any) -> None:
         for column in columns:
             if column["patch"] == SWAP or column["metric"] != data["metric"]:
                 raise _DamagedError(f"no transition is of {column['patch']} by {column['metric']}")
+    _check_adaptive(experiment, columns)
     metrics = {column["metric"] for column in columns if column["patch"] != SWAP}
     if metrics and data["metric"] not in metrics:
         raise _DamagedError(f"no column is of the metric {data['metric']!r}")
@@ -350,6 +365,21 @@ def _check_descent(experiment: dict[str, Any]) -> None:
             raise _DamagedError(f"check cannot be {check!r}")
     if keep is not None and not (type(keep) in (int, float) and 0 < keep <= 1):
         raise _DamagedError(f"keep cannot be {keep!r}")
+    until_width = experiment.get("until_width")
+    if until_width is not None and not (type(until_width) is int and until_width >= 0):
+        raise _DamagedError(f"until_width cannot be {until_width!r}")
+
+
+def _check_adaptive(experiment: dict[str, Any], columns: list[Any]) -> None:
+    if type(experiment.get("adaptive", False)) is not bool:
+        raise _DamagedError(f"adaptive cannot be {experiment['adaptive']!r}")
+    if not experiment.get("adaptive"):
+        return
+    width = _get(experiment, "width", int, float)
+    if not 0 < width < 1:
+        raise _DamagedError(f"width cannot be {width!r}")
+    if any(column["patch"] == SWAP for column in columns):
+        raise _DamagedError("no adaptive sweep is of swap")
 
 
 def _check_source(source: dict[str, Any]) -> None:

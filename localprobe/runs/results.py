@@ -95,7 +95,8 @@ class Run(Framed):
         """By example, the lowest layer with its answer right before it is lost for good.
 
         That is, going down from the last layer, at `patience` layers in a row. None where it is
-        so before any layer held. Of a `transition`, patience is at most that of the run.
+        so before any layer held. Of a `transition`, patience is at most that of the run; of an
+        adaptive sweep, only the examples that have all layers are there.
         Raises LocalprobeError where the run has no such scores.
         """
         self.transition(patch)
@@ -109,7 +110,10 @@ class Run(Framed):
                 f"this run gave examples up after {descent.patience} lost layers, not {patience}"
             )
         layers = next(c.layers for c in self.tally.columns if c.patch == patch)
-        own = own_transitions(self.rows, patch, layers, metric, Descent(patience))
+        is_adaptive = self.manifest.adaptive is not None
+        own = own_transitions(
+            self.rows, patch, layers, metric, Descent(patience), of_all=is_adaptive
+        )
         return {example: each.layer for example, each in own.items()}
 
     def differences(self, other: Run) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from localprobe.engine.interventions import names
+from localprobe.runs import stages
+from localprobe.runs.adaptive import Adaptive, is_look, looks_within
 from localprobe.runs.descent import Descent, Own, counted, held, walked
 from localprobe.runs.intervals import BOOTSTRAP, WILSON, interval
 from localprobe.runs.rows import CLEAN, Row
@@ -40,7 +42,7 @@ class Column:
 class Score:
     """A mean score of n examples with its 95 % interval; relative to the baseline if it has one.
 
-    interval: by which method it was found, see `intervals`.
+    interval: by which method it was found, see `intervals`; of an adaptive sweep, `stages`.
     ties_low, ties_high: what the mean could have been of the same examples, however near ties
     fall; None where those were not measured.
     assumed: how many of the n answers count as wrong since they were lost at layers above, see
@@ -70,6 +72,24 @@ class Reach:
     latest: int | None
 
 
+@dataclass(frozen=True)
+class Method:
+    """How intervals of an adaptive sweep are found.
+
+    earlier: how many scores there were whenever they were not enough; of a metric that did not
+    decide, n_looks: at how many numbers of examples it may have ended.
+    """
+
+    width: float
+    earlier: tuple[int, ...] = ()
+    n_looks: int | None = None
+
+    def interval(self, counts: Mapping[float, int]) -> tuple[float, float, str]:
+        if self.n_looks is not None:
+            return stages.shared(counts, self.n_looks)
+        return stages.interval(counts, self.earlier, self.width)
+
+
 @dataclass
 class _Cell:
     """Scores that were counted. counts: score -> how often; total: their sum, as they came.
@@ -82,7 +102,7 @@ class _Cell:
     high: float = 0.0
     counts: Counter[float] = field(default_factory=Counter)
     assumed: int = 0
-    _found: tuple[float, float, str] | None = None
+    _found: tuple[object, tuple[float, float, str]] | None = None
 
     def add(self, score: float, could: tuple[float, float], *, assumed: bool = False) -> None:
         self.assumed += assumed
@@ -92,13 +112,17 @@ class _Cell:
         self.counts[score] += 1
         self._found = None
 
-    def score(self, baseline: float | None, *, knows_near_ties: bool) -> Score:
+    def score(
+        self, baseline: float | None, *, knows_near_ties: bool, how: Method | None = None
+    ) -> Score:
+        """how: the interval is found in another way than of a number that stood fixed."""
         n = self.counts.total()
         mean = self.total / n if n else 0.0
         knows = bool(n) and knows_near_ties
         # What was resampled once is not resampled for every redrawing of a table.
-        self._found = self._found or interval(self.counts)
-        low, high, method = self._found
+        if self._found is None or self._found[0] != how:
+            self._found = how, how.interval(self.counts) if how else interval(self.counts)
+        low, high, method = self._found[1]
         relative = mean / baseline if baseline else None
         return Score(
             mean,
@@ -120,7 +144,9 @@ class Tally:
     right where it is above 0. chance: what guessing gives, metric by metric. swap_metric: by which
     original and modified were scored, if it is another one. knows_near_ties: whether rows that are
     near ties were marked. descent: by which rule layers were tried, if not all were. kept: an
-    answer survives from the layer on where the score stays ≥ this x the baseline.
+    answer survives from the layer on where the score stays ≥ this x the baseline. adaptive: by
+    which rule layers had examples, if not all had the same. until_width: of a descent, at which
+    width of all transitions' intervals it was to end.
     """
 
     def __init__(
@@ -133,8 +159,11 @@ class Tally:
         knows_near_ties: bool = True,
         descent: Descent | None = None,
         kept: float = KEPT,
+        adaptive: Adaptive | None = None,
+        until_width: int | None = None,
     ) -> None:
         self.descent, self.kept = descent, kept
+        self.adaptive, self.until_width = adaptive, until_width
         self.all_columns, self.metric, self.chance = tuple(columns), metric, dict(chance or {})
         self.swap_metric = swap_metric or metric
         self.knows_near_ties = knows_near_ties
@@ -146,6 +175,8 @@ class Tally:
         self._counted: dict[tuple[str, str, int], _Cell] = defaultdict(_Cell)
         self._walks: dict[str, dict[int, dict[int, Row]]] = defaultdict(dict)
         self._n_counted = 0
+        self._n_seen: Counter[tuple[str, int]] = Counter()
+        self._looked_at: dict[tuple[str, int], list[int]] = defaultdict(list)
         self._clean_all: dict[str, _Cell] = defaultdict(_Cell)
         self._clean_used: dict[str, _Cell] = defaultdict(_Cell)
 
@@ -184,6 +215,12 @@ class Tally:
             return
         for metric, score in row.scores.items():
             self._counted[row.patch, metric, row.layer].add(score, row.could_score(metric))
+        if self.adaptive is not None:
+            place = row.patch, row.layer
+            self._n_seen[place] += 1
+            if is_look(self._n_seen[place]):
+                cell = self._counted.get((row.patch, self._decided_by, row.layer))
+                self._looked_at[place].append(cell.counts.total() if cell else 0)
 
     @property
     def _cells(self) -> dict[tuple[str, str, int], _Cell]:
@@ -200,6 +237,46 @@ class Tally:
                         cell = self._counted[patch, self.metric, one.layer]
                         cell.add(one.score, one.could, assumed=one.is_assumed)
         return self._counted
+
+    @property
+    def _decided_by(self) -> str:
+        """By which metric layers of an adaptive sweep had enough: that of the sweep itself."""
+        return self.swap_metric
+
+    def _earlier(self, patch: str, layer: int) -> tuple[int, ...]:
+        """How many scores a cell had whenever they were not enough."""
+        found = self._looked_at.get((patch, layer), [])
+        is_last = is_look(self._n_seen[patch, layer])
+        return tuple(found[:-1] if is_last else found)
+
+    def _method(self, patch: str, metric: str, layer: int) -> Method | None:
+        if self.adaptive is None:
+            return None
+        if metric != self._decided_by:
+            return Method(self.adaptive.width, n_looks=looks_within(max(self._n_seen.values())))
+        return Method(self.adaptive.width, self._earlier(patch, layer))
+
+    @property
+    def is_decided_by_another(self) -> bool:
+        """Whether layers of an adaptive sweep ended by another metric than the one shown."""
+        return self.adaptive is not None and self.metric != self._decided_by
+
+    @property
+    def n_by_layer(self) -> tuple[int, int]:
+        """The fewest and the most examples that any cell of an adaptive sweep has."""
+        counts = [self._n_seen[c.patch, layer] for c in self.columns for layer in c.layers]
+        return min(counts), max(counts)
+
+    def too_wide(self) -> dict[str, list[int]]:
+        """By intervention, the layers of an adaptive sweep that have not enough examples."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for column in self.columns:
+            for layer in column.layers:
+                cell = self._counted.get((column.patch, self._decided_by, layer))
+                counts = cell.counts if cell else {}
+                if self.adaptive and not stages.is_narrow(counts, self.adaptive.width):
+                    found[column.patch].append(layer)
+        return dict(found)
 
     def _layers_of(self, patch: str) -> tuple[int, ...]:
         return next(column.layers for column in self.columns if column.patch == patch)
@@ -239,8 +316,10 @@ class Tally:
         cells += [cell for (_, metric, _), cell in self._cells.items() if metric == self.metric]
         return any(self._score(cell).interval == BOOTSTRAP for cell in cells)
 
-    def _score(self, cell: _Cell, baseline: float | None = None) -> Score:
-        return cell.score(baseline, knows_near_ties=self.knows_near_ties)
+    def _score(
+        self, cell: _Cell, baseline: float | None = None, how: Method | None = None
+    ) -> Score:
+        return cell.score(baseline, knows_near_ties=self.knows_near_ties, how=how)
 
     @property
     def clean(self) -> Score:
@@ -263,7 +342,8 @@ class Tally:
         if cell is None:
             return None
         compared = self.swap_metric if patch == SWAP else metric
-        return self._score(cell, self.baseline_score(compared).score)
+        how = self._method(patch, metric, layer)
+        return self._score(cell, self.baseline_score(compared).score, how)
 
     def transition(self, patch: str, layers: Iterable[int] | None = None) -> int | None:
         """The layer from which on the intervention no longer matters, of these or of all layers.
@@ -288,6 +368,17 @@ class Tally:
 
         return _from_the_last(column.layers, kept)
 
+    def wider_than_asked(self) -> list[str]:
+        """Of a descent that is to end at a width, the interventions with wider intervals still."""
+        if self.until_width is None:
+            return []
+        widths = {patch: each.width() for patch in self.patches if (each := self.limits(patch))}
+        return [
+            patch
+            for patch in self.patches
+            if (width := widths.get(patch)) is None or width > self.until_width
+        ]
+
     def limits(self, patch: str) -> Limits | None:
         """The 95 % interval of `transition` over examples, see `transitions.limits`.
 
@@ -301,9 +392,16 @@ class Tally:
         if any(cell and not cell.counts.keys() <= {0, 1} for cell in cells):
             return None
         right = [cell.counts[1] if cell else 0 for cell in cells]
-        return limits(
-            layers, right, [cell.counts.total() if cell else 0 for cell in cells], self.kept
-        )
+        n = [cell.counts.total() if cell else 0 for cell in cells]
+        if self.adaptive is None:
+            return limits(layers, right, n, self.kept)
+        if self.is_decided_by_another:
+            return None
+        found = [
+            stages.tails(self._earlier(patch, layer), of, k, self.adaptive.width, self.kept)
+            for layer, k, of in zip(layers, right, n, strict=True)
+        ]
+        return limits(layers, right, n, self.kept, tails=found)
 
     def reach(self, patch: str) -> Reach | None:
         """Where `transition` could be, however near ties fall; None where those are not known.

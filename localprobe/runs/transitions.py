@@ -36,7 +36,13 @@ class Limits:
 
 
 def limits(
-    layers: Sequence[int], right: Sequence[int], n: Sequence[int], kept: float, level: float = LEVEL
+    layers: Sequence[int],
+    right: Sequence[int],
+    n: Sequence[int],
+    kept: float,
+    level: float = LEVEL,
+    *,
+    tails: Sequence[tuple[float, float]] | None = None,
 ) -> Limits:
     """The interval of the layer from which on, of all examples there are, ≥ `kept` are right.
 
@@ -46,15 +52,23 @@ def limits(
     Where it is surely less, the transition lies above. Where it is surely more, it lies no higher,
     if at all layers above the share is ≥ `kept` as well; those need not be sure one by one: that
     an intervention does less harm at higher layers is taken to be so unless examples deny it.
+
+    tails: of each layer, how likely so few, or fewer, were if the share were `kept`, and so many;
+    as for numbers of examples that stood fixed if None.
     """
+    if tails is None:
+        pairs = zip(right, n, strict=True)
+        tails = [(_at_most(k, among, kept), _at_least(k, among, kept)) for k, among in pairs]
     low: int | None = layers[0]
     high, is_kept = None, True
-    for layer, k, among in sorted(zip(layers, right, n, strict=True), reverse=True):
+    for layer, k, among, (few, many) in sorted(
+        zip(layers, right, n, tails, strict=True), reverse=True
+    ):
         # Sums of floats: a share that is exactly 90 % must count.
         is_kept = is_kept and among > 0 and k >= kept * among - 1e-9
-        if is_kept and _at_least(k, among, kept) <= level:
+        if is_kept and many <= level:
             high = layer
-        if _at_most(k, among, kept) <= level:
+        if few <= level:
             low = min((each for each in layers if each > layer), default=None)
             break
     return Limits(low, high)

@@ -107,3 +107,22 @@ def test_a_transition_in_a_recipe(tmp_path: Path) -> None:
     path.write_text(path.read_text("utf-8").replace("patience = 2", "patience = 0"), "utf-8")
     with pytest.raises(LocalprobeError, match="patience must be at least 1"):
         recipe(str(path))
+
+
+def test_an_adaptive_sweep_in_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'description = "d"\nmodel = "m"\ninterventions = ["skip"]\nadaptive = true\n'
+        "[tasks.capitals]\n[tasks.math]\nadaptive = false\n[tasks.squad]\nwidth = 0.1\n",
+        encoding="utf-8",
+    )
+    capitals, math, squad = recipe(str(path)).experiments
+    assert [each.adaptive for each in (capitals, math, squad)] == [True, False, True]
+    assert (capitals.width, squad.width) == (None, 0.1)
+    found = {key: squad.record()[key] for key in ("adaptive", "width")}
+    assert found == {"adaptive": True, "width": 0.1}
+    assert capitals.record()["width"] == 0.2
+    assert "width" not in math.record()
+    path.write_text(path.read_text("utf-8").replace("= true", "= 0.2"), "utf-8")
+    with pytest.raises(LocalprobeError, match=r"adaptive must be true or false, not 0\.2"):
+        recipe(str(path))

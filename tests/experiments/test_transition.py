@@ -12,6 +12,7 @@ import pytest
 
 from localprobe import load_run, sweep, transition
 from localprobe.api import Model, RunningSweep
+from localprobe.cli.app import main
 from localprobe.errors import LocalprobeError
 from localprobe.experiments.experiment import Experiment
 from localprobe.runs.descent import Descent, Walk, held
@@ -188,6 +189,7 @@ def test_until_the_interval_is_narrow(
     limits = run.limits("skip")
     assert limits is not None
     assert (limits.low, limits.high) == (0, 0)
+    assert run.tally.wider_than_asked() == []
     again = (tmp_path / "a" / ROWS).read_bytes()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b" / ROWS).write_bytes(again[: len(again) // 2])
@@ -196,6 +198,24 @@ def test_until_the_interval_is_narrow(
     (tmp_path / "b" / MANIFEST).write_text(text, encoding="utf-8")
     transition(model, "jsonl", "skip", until_width=0, out=tmp_path / "b", **own)
     assert (tmp_path / "b" / ROWS).read_bytes() == again
+
+
+def test_examples_that_run_out_before_the_interval_is_narrow(
+    model: Model, own: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transition(model, "jsonl", PATCHES, until_width=0, out=tmp_path / "few", n=3, **own)
+    said = "--until-width 0: not reached with the 3 examples there were, by freeze, skip, random"
+    assert main(["show", str(tmp_path / "few")]) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert main(["show", str(tmp_path / "few"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["descent"]
+    assert (found["until_width"], found["wider"]) == (0, list(PATCHES))
+    # It may get more, so nothing is said of one that is not at its end.
+    data = json.loads((tmp_path / "few" / MANIFEST).read_text(encoding="utf-8"))
+    text = json.dumps({**data, "ended": None, "counts": None})
+    (tmp_path / "few" / MANIFEST).write_text(text, encoding="utf-8")
+    assert main(["show", str(tmp_path / "few")]) == 0
+    assert "not reached" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

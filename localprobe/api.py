@@ -33,6 +33,7 @@ from localprobe.experiments import map as mapping
 from localprobe.experiments import probe as probing
 from localprobe.experiments import swap as swapping
 from localprobe.experiments.attention import Attention
+from localprobe.experiments.experiment import MODEL as MODEL_PROMPTS
 from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import MapPlan, TokenMap
@@ -48,6 +49,7 @@ from localprobe.models.opening import (
     Where,
     choose_engine,
     exactly,
+    known_prompts,
     model_record,
     open_model,
     why_not_hidden,
@@ -191,6 +193,21 @@ class Model:
                 f"computing whole passes, which is slower and gives the same results: {reason}"
             )
             self._warned = True
+
+    def prompted(self, experiment: Experiment) -> Experiment:
+        """With the prompt that models.toml has for this model, where the experiment asks for it.
+
+        Where it has none for the task, that is said, and the task's own stays.
+        """
+        known = known_prompts(self.loaded)
+        asked = experiment.prompted(known)
+        as_ever = asked.shots is None and asked.template is None
+        if as_ever and experiment.prompts == MODEL_PROMPTS:
+            self._warn(
+                f"models.toml has no prompt for {experiment.task} that suits {self.name}: its own "
+                "is used"
+            )
+        return asked
 
     def possible(self, patches: Sequence[str], *, named: bool) -> tuple[str, ...]:
         """Those interventions that can be made with this model.
@@ -648,6 +665,7 @@ class RunningMaps:
     ) -> None:
         check_plan(plan)
         plan = replace(plan, metric=plan.metric or "prob", seed=experiment.seed)
+        experiment = model.prompted(experiment)
         experiment = replace(experiment, patches=(plan.patch,), metric=plan.metric)
         self._stack = ExitStack()
         self._folder: MapFolder | None = None
@@ -723,7 +741,7 @@ def map_task(
 
     The examples are those that the clean model answers right. patch: knockout, random, shuffle or
     freeze. metric: prob, logprob, rank or kl. settings: those of `Experiment` that ask for layers,
-    n, seed, template, data, chat or shard. out: a folder to write to, or to go on in.
+    n, seed, template, shots, prompts, data, chat or shard. out: a folder to write to, or to go on in.
     Raises LocalprobeError for anything that cannot be done.
     """
     from tqdm.auto import tqdm
@@ -764,6 +782,7 @@ class RunningSweep:
         # What is written down must not depend on what happened to share its decodes: other
         # batches use other kernels, which round differently.
         engine = model.engine(batch or (BATCH_SIZE if out is None else 1))
+        experiment = model.prompted(experiment)
         self.sweep = experiment.sweep(engine)
         self.manifest: Manifest = new_manifest(
             model_record(model.loaded),
@@ -832,7 +851,7 @@ def sweep(
 
     patches: interventions that need no donor, and swap; all but swap if None.
     settings: those of `Experiment`: layers, n, seed, metric, all_examples, max_tokens,
-    max_prompt_tokens, template, data, digits, chat.
+    max_prompt_tokens, template, shots, prompts, data, digits, chat.
     out: a folder to write to, or to go on in. batch: prompts in one decode.
     Raises LocalprobeError for anything that cannot be done.
     """

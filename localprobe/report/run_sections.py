@@ -57,6 +57,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("data", (experiment.get("data") or {}).get("file")),
         ("SHA-256 of the data", (experiment.get("data") or {}).get("sha256")),
         ("template", experiment.get("template")),
+        ("solved ones in front", experiment.get("shots")),
         ("chat template", "yes" if experiment.get("chat") else None),
         ("interventions", ", ".join(run.tally.patches)),
         ("layers", experiment.get("layers")),

@@ -741,7 +741,7 @@ def map_task(
 
     The examples are those that the clean model answers right. patch: knockout, random, shuffle or
     freeze. metric: prob, logprob, rank or kl. settings: those of `Experiment` that ask for layers,
-    n, seed, template, shots, prompts, data, chat or shard. out: a folder to write to, or to go on in.
+    n, seed, template, shots, prompts, data, chat or shard. out: a folder to write to, or go on in.
     Raises LocalprobeError for anything that cannot be done.
     """
     from tqdm.auto import tqdm

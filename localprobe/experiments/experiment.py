@@ -21,7 +21,7 @@ from localprobe.tasks import NAMES, task_by_name
 from localprobe.tasks.base import FIRST_TOKEN, Task, TaskOptions
 from localprobe.tasks.first_token import FirstToken
 
-PAPER, MODEL = "paper", "model"
+PROMPTS = PAPER, MODEL = "paper", "model"
 """Whose prompts: the task's own, which are the paper's, or what models.toml has for the model."""
 
 
@@ -68,8 +68,8 @@ class Experiment:
     until_width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.prompts not in (PAPER, MODEL):
-            hint = did_you_mean(str(self.prompts), (PAPER, MODEL))
+        if self.prompts not in PROMPTS:
+            hint = did_you_mean(str(self.prompts), PROMPTS)
             raise LocalprobeError(f"unknown prompts {self.prompts!r}; {hint}")
 
     def build_task(self) -> Task:

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from localprobe.api import Model
@@ -113,7 +112,7 @@ class Theirs:
     n: int = 0
 
     def turn(self, examples: Sequence[Example]) -> None:
-        text, n_layer = self.model.loaded.model, len(self.peer.blocks)
+        text, n_layer = self.model.loaded.model, self.peer.n_layer
         for example in examples:
             prompt = text.tokenize(example.prompt)
 
@@ -191,11 +190,11 @@ def against_the_sweep(name: str, n: int, size: int) -> None:
 def against_pytorch(names: Sequence[str], n: int, size: int) -> None:
     import torch
     import transformers
-    from peers import Peer
+    from torch_peer import Peer, dense
 
     from localprobe.models import opening
 
-    peer = Peer(Path(opening.find(names[0])[1]), torch.bfloat16)
+    peer = Peer(dense(opening.find(names[0])[1], torch.bfloat16))
     with ExitStack() as stack:
         models = [stack.enter_context(Model(name)) for name in names]
         asked = models[0].prompted(Experiment("capitals", PATCHES, prompts="model"))

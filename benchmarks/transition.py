@@ -4,30 +4,30 @@
     python benchmarks/transition.py --peer -m smollm2-135m@bf16     # against PyTorch, 20 examples
     python benchmarks/transition.py --examples 5 --peer             # the short form
 
-freeze, skip and random on capitals, asked as `--prompts model` does. Against the sweep: the first
-examples that the model answers right, and all those tried on the way to them, by both in turns of
-20 examples, clean passes included; what both find is printed beside the time. The long form takes
-a sweep's time, a quarter of an hour or so.
+freeze, skip and random on capitals, asked as `--prompts model` does, by the first examples that the
+model answers right, and all those tried on the way to them: clean passes included. `transition`
+does them before and after the sweep, and its time is the mean of both; what both find is printed
+beside it. The long form takes a sweep's time, a quarter of an hour or so.
 
 --peer: PyTorch in bfloat16 on the weights of the same GGUF (needs torch, transformers and
 accelerate, as `peers.py`), all layers of an example and an intervention as one batch; localprobe
-by `transition`. Both score the first token, generate nothing, and find by themselves which
-examples the clean model answers right. Turns of 20 examples, too. Of several -m, the first one's
-weights are PyTorch's.
+by `transition`, before and after. Both score the first token, generate nothing, and find by
+themselves which examples the clean model answers right. Of several -m, the first one's weights are
+PyTorch's.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from localprobe.api import Model
 from localprobe.experiments.experiment import Experiment, encoder
-from localprobe.experiments.sweep import NothingToProbeError, Sweep
+from localprobe.experiments.sweep import Sweep
 from localprobe.report.transition import between
 from localprobe.runs.descent import PATIENCE
 from localprobe.runs.tally import KEPT, Tally
@@ -53,7 +53,7 @@ class Some:
 
 @dataclass
 class Timed:
-    """One way of finding transitions: what it takes a turn, and what it has found."""
+    """One way of finding transitions: how long it takes, and what it has found."""
 
     name: str
     turn: Callable[[Sequence[Example]], None]
@@ -63,10 +63,11 @@ class Timed:
     n_used: Callable[[], int] = lambda: 0
     seconds: float = 0.0
 
-    def take(self, examples: Sequence[Example]) -> None:
+    def take(self, examples: Sequence[Example]) -> Timed:
         start = time.perf_counter()
         self.turn(examples)
-        self.seconds += time.perf_counter() - start
+        self.seconds = time.perf_counter() - start
+        return self
 
 
 def ours(model: Model, experiment: Experiment, name: str) -> Timed:
@@ -85,12 +86,9 @@ def ours(model: Model, experiment: Experiment, name: str) -> Timed:
             metric=experiment.metric,
             descent=tally.descent,
         )
-        try:
-            for row in sweep.run():
-                if row is not None:
-                    tally.add(row)
-        except NothingToProbeError:
-            pass  # none of them is right: the others are to come
+        for row in sweep.run():
+            if row is not None:
+                tally.add(row)
 
     return Timed(
         name,
@@ -139,16 +137,13 @@ class Theirs:
         return found
 
 
-def turns(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
-    for start in range(0, len(examples), size):
-        yield examples[start : start + size]
-
-
 def tried_for(model: Model, experiment: Experiment, n: int) -> list[Example]:
     """The first examples of the task, up to the n-th that the model answers right."""
     engine, task, found = model.engine(), experiment.build_task(), list[Example]()
     used = 0
-    for some in turns(task.examples(), engine.batch_size):
+    examples = task.examples()
+    for start in range(0, len(examples), engine.batch_size):
+        some = examples[start : start + engine.batch_size]
         runs = engine.clean(
             [model.loaded.model.tokenize(example.prompt) for example in some],
             [],
@@ -163,17 +158,16 @@ def tried_for(model: Model, experiment: Experiment, n: int) -> list[Example]:
     raise SystemExit(f"the model answers only {used} right")
 
 
-def against_the_sweep(name: str, n: int, size: int) -> None:
+def against_the_sweep(name: str, n: int) -> None:
     with Model(name) as model:
         asked = model.prompted(Experiment("capitals", PATCHES, prompts="model"))
         down = Experiment("capitals", PATCHES, template=asked.template, patience=PATIENCE)
         tried = tried_for(model, asked, n)
-        both = [ours(model, asked, "whole sweep"), ours(model, down, "transition")]
-        ours(model, down, "to learn the graphs").take(tried[:size])
-        for number, some in enumerate(turns(tried, size)):
-            for each in both if number % 2 else reversed(both):
-                each.take(some)
-    sweep, quick = both
+        ours(model, down, "to learn the graphs").take(tried)
+        quick = ours(model, down, "transition").take(tried)
+        sweep = ours(model, asked, "whole sweep").take(tried)
+        again = ours(model, down, "transition").take(tried)
+        quick.seconds = (quick.seconds + again.seconds) / 2
     print(f"{name}, asked {asked.template!r}: {quick.n_used()} right of {len(tried)} tried")
     for patch in PATCHES:
         one, other = sweep.transition(patch), quick.transition(patch)
@@ -187,7 +181,7 @@ def against_the_sweep(name: str, n: int, size: int) -> None:
     _print_times(sweep, quick)
 
 
-def against_pytorch(names: Sequence[str], n: int, size: int) -> None:
+def against_pytorch(names: Sequence[str], n: int) -> None:
     import torch
     import transformers
     from torch_peer import Peer, dense
@@ -209,17 +203,15 @@ def against_pytorch(names: Sequence[str], n: int, size: int) -> None:
             torch_way.transition,
             n_used=lambda: torch_way.n,
         )
-        quick = [
-            ours(model, down, f"localprobe, {name}")
-            for model, name in zip(models, names, strict=True)
-        ]
         for model in models:
-            ours(model, down, "to learn the graphs").take(tried[:size])
+            ours(model, down, "to learn the graphs").take(tried)
         Theirs(peer, models[0]).turn(tried[:1])
-        for number, some in enumerate(turns(tried, size)):
-            everyone = [pytorch, *quick]
-            for each in everyone if number % 2 else reversed(everyone):
-                each.take(some)
+        both = list(zip(models, names, strict=True))
+        quick = [ours(model, down, f"localprobe, {name}").take(tried) for model, name in both]
+        pytorch.take(tried)
+        for (model, name), each in zip(both, quick, strict=True):
+            again = ours(model, down, name).take(tried)
+            each.seconds = (each.seconds + again.seconds) / 2
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, ", end="")
     print(f"{torch.get_num_threads()} threads; {len(tried)} examples tried, first token")
     for each in [pytorch, *quick]:
@@ -256,10 +248,10 @@ def main() -> None:
     options = parser.parse_args()
     names = options.model or ["smollm2-135m"]
     if options.peer:
-        against_pytorch(names, options.examples or 20, 20)
+        against_pytorch(names, options.examples or 20)
     else:
         for name in names:
-            against_the_sweep(name, options.examples or 60, 20)
+            against_the_sweep(name, options.examples or 60)
 
 
 if __name__ == "__main__":

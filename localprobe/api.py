@@ -33,6 +33,7 @@ from localprobe.experiments import map as mapping
 from localprobe.experiments import probe as probing
 from localprobe.experiments import swap as swapping
 from localprobe.experiments.attention import Attention
+from localprobe.experiments.experiment import MODEL as MODEL_PROMPTS
 from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import MapPlan, TokenMap
@@ -48,6 +49,7 @@ from localprobe.models.opening import (
     Where,
     choose_engine,
     exactly,
+    known_prompts,
     model_record,
     open_model,
     why_not_hidden,
@@ -187,6 +189,21 @@ class Model:
                 f"computing whole passes, which is slower and gives the same results: {reason}"
             )
             self._warned = True
+
+    def prompted(self, experiment: Experiment) -> Experiment:
+        """With the prompt that models.toml has for this model, where the experiment asks for it.
+
+        Where it has none for the task, that is said, and the task's own stays.
+        """
+        known = known_prompts(self.loaded)
+        asked = experiment.prompted(known)
+        as_ever = asked.shots is None and asked.template is None
+        if as_ever and experiment.prompts == MODEL_PROMPTS:
+            self._warn(
+                f"models.toml has no prompt for {experiment.task} that suits {self.name}: its own "
+                "is used"
+            )
+        return asked
 
     def possible(self, patches: Sequence[str], *, named: bool) -> tuple[str, ...]:
         """Those interventions that can be made with this model.
@@ -618,6 +635,7 @@ class RunningMaps:
     ) -> None:
         default = "logit-diff" if plan.patch == mapping.SWAP else "prob"
         plan = replace(plan, metric=plan.metric or default, seed=experiment.seed, over_task=True)
+        experiment = model.prompted(experiment)
         experiment = replace(experiment, patches=(plan.patch,), metric=plan.metric)
         self._stack = ExitStack()
         self._folder: MapFolder | None = None
@@ -705,7 +723,7 @@ def map_task(
     freeze or swap (in a direction, as of `token_map`). metric: prob, logit-diff, logprob, rank or
     kl; logit-diff of a swap, else prob. Swaps and logit-diff tell each example from a donor, see
     `localprobe map --help`; without one it is not used. settings: those of `Experiment` that ask
-    for layers, n, seed, template, data, chat or shard. out: a folder to write to, or to go on in.
+    for layers, n, seed, template, shots, prompts, data, chat or shard. out: a folder to write to, or to go on in.
     Raises LocalprobeError for anything that cannot be done.
     """
     from tqdm.auto import tqdm
@@ -745,6 +763,7 @@ class RunningSweep:
     ) -> None:
         # What is written down must not depend on what happened to share its decodes.
         engine = model.engine(batch or (BATCH_SIZE if out is None else None))
+        experiment = model.prompted(experiment)
         self.sweep = experiment.sweep(engine)
         self.manifest: Manifest = new_manifest(
             model_record(model.loaded),
@@ -813,7 +832,7 @@ def sweep(
 
     patches: interventions that need no donor, and swap; all but swap if None.
     settings: those of `Experiment`: layers, n, seed, metric, all_examples, max_tokens,
-    max_prompt_tokens, template, data, digits, chat; adaptive=True (layers get examples only until
+    max_prompt_tokens, template, shots, prompts, data, digits, chat; adaptive=True (layers get examples only until
     their 95 % interval is at most `width` wide, 0.2 if not given).
     out: a folder to write to, or to go on in. batch: prompts in one decode.
     Raises LocalprobeError for anything that cannot be done.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -285,7 +285,7 @@ def _check(experiments: Sequence[Experiment], model: api.Model) -> None:
     """Nobody wants to learn after hours that the last of the tasks cannot be done."""
     for experiment in experiments:
         try:
-            experiment.sweep(model.engine())
+            model.prompted(experiment).sweep(model.engine())
         except LocalprobeError as error:
             raise LocalprobeError(f"{experiment.task}: {error}") from None
 
@@ -432,6 +432,7 @@ def model_info(name: str, *, json: bool) -> None:
         engine = FullEngine(model)
         reasons = {name: verdict.refused or engine.why_not(name) for name in (*names(), "swap")}
         by_whole_passes = model_files.why_whole_passes(model)
+        prompts = model_files.known_prompts(loaded)
     if json:
         record |= {
             "n_head": info.n_head,
@@ -446,6 +447,7 @@ def model_info(name: str, *, json: bool) -> None:
             "longest": verdict.longest or None,
             "longest_since": verdict.longest_since or None,
             "whole_passes": by_whole_passes or None,
+            "prompts": {task: asdict(each) for task, each in prompts.items()},
         }
         print_document(record)
         return
@@ -473,6 +475,7 @@ def model_info(name: str, *, json: bool) -> None:
                 ("tokenizer", f"{info.tokenizer}, {info.n_vocab:,} tokens"),
                 ("context", f"{info.n_ctx_train:,} tokens in training"),
                 ("can be probed", _what_can_be_done(verdict, reasons)),
+                *((f"--prompts model, {task}", str(each)) for task, each in prompts.items()),
                 *([("computed", f"by whole passes: {by_whole_passes}")] if by_whole_passes else []),
             ]
         )

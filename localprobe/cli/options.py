@@ -130,6 +130,21 @@ TransitionPatches = Annotated[
         autocompletion=completion.swept_patches,
     ),
 ]
+Shots = Annotated[
+    Optional[int],
+    typer.Option(
+        metavar="N",
+        help="Solved ones in front of the task's own prompt: capitals (1 if not given), math (4).",
+        min=0,
+    ),
+]
+Prompts = Annotated[
+    str,
+    typer.Option(
+        metavar="WHOSE",
+        help="paper: the task's own prompt; model: the one that models.toml has for the model.",
+    ),
+]
 Chat = Annotated[
     bool,
     typer.Option("--chat", help="Put prompts through the model's own chat template."),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from localprobe.engine.full import FullEngine
 from localprobe.engine.layers import parse_layers
-from localprobe.errors import LocalprobeError
+from localprobe.errors import LocalprobeError, did_you_mean
 from localprobe.experiments.sweep import Sweep
 from localprobe.files.cache import sha256_of
 from localprobe.prompts.chat import ChatTemplate
@@ -17,14 +18,30 @@ from localprobe.runs.adaptive import WIDTH, Adaptive
 from localprobe.runs.descent import Descent
 from localprobe.runs.shard import WHOLE, Shard
 from localprobe.runs.tally import KEPT
-from localprobe.tasks import task_by_name
+from localprobe.tasks import NAMES, task_by_name
 from localprobe.tasks.base import FIRST_TOKEN, Task, TaskOptions
 from localprobe.tasks.first_token import FirstToken
+
+PROMPTS = PAPER, MODEL = "paper", "model"
+"""Whose prompts: the task's own, which are the paper's, or what models.toml has for the model."""
+
+
+class Prompting(Protocol):
+    """A prompt of models.toml."""
+
+    @property
+    def template(self) -> str | None: ...
+
+    @property
+    def shots(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One sweep to be. None: as the task has it. layers: as on the command line.
+
+    shots: solved ones in front of the task's own prompt. prompts: "paper", the task's own, or
+    "model", what models.toml has for the model; see `prompted`.
 
     patience: of a transition, whose layers go down until the answer was lost at so many in a row;
     None: all layers. check, keep, until_width: of a transition, see `Sweep`.
@@ -42,6 +59,8 @@ class Experiment:
     max_tokens: int | None = None
     max_prompt_tokens: int | None = None
     template: str | None = None
+    shots: int | None = None
+    prompts: str = PAPER
     data: Path | None = None
     digits: int | None = None
     chat: bool = False
@@ -53,10 +72,39 @@ class Experiment:
     adaptive: bool = False
     width: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.prompts not in PROMPTS:
+            hint = did_you_mean(str(self.prompts), PROMPTS)
+            raise LocalprobeError(f"unknown prompts {self.prompts!r}; {hint}")
+
     def build_task(self) -> Task:
-        options = TaskOptions(self.template, self.data, self.digits, self.seed)
+        options = TaskOptions(self.template, self.data, self.digits, self.seed, self.shots)
         task = task_by_name(self.task, options)
         return FirstToken(task) if self.metric == FIRST_TOKEN else task
+
+    def prompted(self, known: Mapping[str, Prompting]) -> Experiment:
+        """With the prompt that is known to suit the model, where that is asked for.
+
+        known: by task. What is said by `template` or `shots` wins, and what none is known for is
+        asked as ever. Raises LocalprobeError for a prompt that its task does not take.
+        """
+        own = replace(self, prompts=PAPER)
+        if self.prompts == PAPER or (self.template, self.shots) != (None, None):
+            return own
+        for task in known:
+            if task not in NAMES:
+                raise LocalprobeError(
+                    f"models.toml has prompts for the unknown task {task!r}; "
+                    f"{did_you_mean(task, NAMES)}"
+                )
+        if self.task not in known:
+            return own
+        own = replace(own, template=known[self.task].template, shots=known[self.task].shots)
+        try:
+            own.build_task()
+        except LocalprobeError as error:
+            raise LocalprobeError(f"the prompt for {self.task} in models.toml: {error}") from None
+        return own
 
     def sweep(self, engine: FullEngine) -> Sweep:
         """The sweep on a model."""
@@ -123,6 +171,7 @@ class Experiment:
             "max_tokens": self.max_tokens,
             "max_prompt_tokens": self.max_prompt_tokens,
             "template": self.template,
+            "shots": self.shots,
             "data": self.data and {"file": self.data.name, "sha256": _hash(self.data)},
             "digits": self.digits,
             "chat": self.chat,

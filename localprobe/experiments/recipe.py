@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from localprobe.errors import LocalprobeError, did_you_mean
-from localprobe.experiments.experiment import Experiment
+from localprobe.experiments.experiment import PROMPTS, Experiment
 from localprobe.files.cache import user_path
 from localprobe.files.resources import recipe_files
 from localprobe.files.tomlfile import TomlFile
@@ -35,6 +35,8 @@ _SWEEP_KINDS: dict[str, type[Any]] = {
     "max_tokens": int,
     "max_prompt_tokens": int,
     "template": str,
+    "shots": int,
+    "prompts": str,
     "data": str,
     "digits": int,
     "chat": bool,
@@ -68,6 +70,7 @@ _AT_LEAST = {
     "seed": 0,
     "max_tokens": 1,
     "max_prompt_tokens": 1,
+    "shots": 0,
     "digits": 1,
     "patience": 1,
     "until_width": 0,
@@ -148,6 +151,9 @@ def _check(
             raise file.error(f"{key} must be {kind}, not {value!r}", table, key)
         if key in _AT_LEAST and type(value) is int and value < _AT_LEAST[key]:
             raise file.error(f"{key} must be at least {_AT_LEAST[key]}, not {value}", table, key)
+        if key == "prompts" and value not in PROMPTS:
+            hint = did_you_mean(value, PROMPTS)
+            raise file.error(f"unknown prompts {value!r}; {hint}", table, key)
         for patch in value if key == "interventions" else ():
             if patch not in patches():
                 hint = did_you_mean(str(patch), patches())

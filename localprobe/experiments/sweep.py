@@ -287,8 +287,8 @@ class Sweep:
         """Intervention, layer, and of how many examples they are still to be computed."""
         if self._spending is not None:
             for patch, layer in self._spending.cells:
-                n = self._spending.likely((patch, layer), self._most_used)
-                yield patch, layer, max(0, n - self._done[patch, layer])
+                wanted = self._spending.likely((patch, layer), self._most_used)
+                yield patch, layer, max(0, wanted - self._done[patch, layer])
             return
         mine = len(range(self.shard.number - 1, self.expected, self.shard.count))
         # All metrics of an intervention are of the same answers.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,6 +81,12 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
             "change": None if made.change is None else asdict(made.change),
         }
     return record
+
+
+def known_prompts(loaded: LoadedModel) -> Mapping[str, registry.Prompting]:
+    """By task, the prompts that models.toml has for a model, or for what it was prepared from."""
+    made = manifest_of(loaded.model.path)
+    return registry.prompts_of(loaded.sha256, *([] if made is None else [made.source_sha256]))
 
 
 def find(

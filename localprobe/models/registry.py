@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,22 @@ class HubSource:
 
 
 @dataclass(frozen=True)
+class Prompting:
+    """How to ask a model: a template, or so many solved ones in front of a task's own prompt."""
+
+    template: str | None = None
+    shots: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.shots} shots" if self.template is None else repr(self.template)
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One model of models.toml. size: bytes of the GGUF, for display and progress bars."""
+    """One model of models.toml. size: bytes of the GGUF, for display and progress bars.
+
+    prompts: by task, which prompt suits it better than the task's own, if one is known.
+    """
 
     name: str
     architecture: str
@@ -73,6 +87,7 @@ class Entry:
     license: str
     size: int
     note: str
+    prompts: Mapping[str, Prompting] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -128,9 +143,12 @@ def _entry(file: TomlFile, name: str, table: Any) -> Entry:
     if ("wheel" in table) == ("hf" in table):
         raise file.error(f"the model {name} needs one source, either wheel or hf", name)
     wanted = {**_COMMON, **(_WHEEL if "wheel" in table else _HUB)}
+    table, prompts = dict(table), table.get("prompts", {})
+    table.pop("prompts", None)
     for key, value in table.items():
         if key not in wanted:
-            raise file.error(f"unknown key {key!r}; {did_you_mean(key, wanted)}", name, key)
+            hint = did_you_mean(key, [*wanted, "prompts"])
+            raise file.error(f"unknown key {key!r}; {hint}", name, key)
         in_parts = key in _WHEEL and isinstance(value, list) and value
         if any(type(each) is not wanted[key] for each in (value if in_parts else [value])):
             kind = "a whole number" if wanted[key] is int else "a text"
@@ -154,7 +172,45 @@ def _entry(file: TomlFile, name: str, table: Any) -> Entry:
         source: WheelSource | HubSource = WheelSource(tuple(zip(wheels, members, strict=True)))
     else:
         source = HubSource(table["hf"], table["revision"], table["file"])
-    return Entry(name=name, source=source, **{key: table[key] for key in _COMMON})
+    return Entry(
+        name=name,
+        source=source,
+        prompts=_prompts(file, name, prompts),
+        **{key: table[key] for key in _COMMON},
+    )
+
+
+_PROMPTING: Mapping[str, type] = {"template": str, "shots": int}
+
+
+def _prompts(file: TomlFile, name: str, table: Any) -> dict[str, Prompting]:
+    """Which tasks there are, and what a template of theirs must hold, is for them to say."""
+    if not isinstance(table, dict):
+        raise file.error(f"prompts must be tables: [{name}.prompts.TASK]", name, "prompts")
+    found = {}
+    for task, settings in table.items():
+        place = f"{name}.prompts.{task}"
+        if not isinstance(settings, dict):
+            raise file.error(f"{task!r} must be a table: [{place}]", f"{name}.prompts", task)
+        for key, value in settings.items():
+            if key not in _PROMPTING:
+                hint = did_you_mean(key, _PROMPTING)
+                raise file.error(f"unknown key {key!r}; {hint}", place, key)
+            if type(value) is not _PROMPTING[key]:
+                kind = "a whole number" if _PROMPTING[key] is int else "a text"
+                raise file.error(f"{key} must be {kind}", place, key)
+        if len(settings) != 1:
+            raise file.error(f"{place} needs one of template and shots", place)
+        found[task] = Prompting(**settings)
+    return found
+
+
+def prompts_of(*digests: str) -> Mapping[str, Prompting]:
+    """By task, the prompts that suit the known model with one of these SHA-256, if it is one."""
+    for each in entries().values():
+        if each.sha256 in digests:
+            return each.prompts
+    return {}
 
 
 def _listed(value: str | list[str]) -> list[str]:

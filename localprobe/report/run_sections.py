@@ -11,6 +11,7 @@ from localprobe.report.examples import Examples, cell_key
 from localprobe.report.page import Cell, Figure, Section, Table
 from localprobe.report.score_table import OPEN, head, near_ties, signs, summary
 from localprobe.report.terminal import visible
+from localprobe.report.transition import sentences
 from localprobe.runs.manifest import described
 from localprobe.runs.results import Run
 from localprobe.runs.rows import CLEAN
@@ -36,7 +37,10 @@ def run_section(number: int, run: Run, examples: Examples | None) -> Section:
     return Section(
         title=title,
         lines=lines,
-        claims=_claims(summary(tally, run.manifest.n_layer, run.so_far).plain),
+        claims=[
+            *_claims(summary(tally, run.manifest.n_layer, run.so_far).plain),
+            *sentences(tally, run.manifest.n_layer),
+        ],
         figures=figures,
         tables=[_scores(number, run, examples)],
         facts=facts(run),
@@ -59,6 +63,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("data", (experiment.get("data") or {}).get("file")),
         ("SHA-256 of the data", (experiment.get("data") or {}).get("sha256")),
         ("template", experiment.get("template")),
+        ("solved ones in front", experiment.get("shots")),
         ("chat template", "yes" if experiment.get("chat") else None),
         ("interventions", ", ".join(run.tally.patches)),
         ("layers", experiment.get("layers")),
@@ -259,10 +264,14 @@ def _cut(text: str, most: int = 200) -> str:
 def transitions_section(runs: Sequence[Run]) -> Section:
     """From which layer on each intervention no longer matters, in all runs, by depth."""
     records, rows = [], []
+    kept = sorted({f"{run.tally.kept:.0%}" for run in runs})
     for run in runs:
         tally, n_layer = run.tally, run.manifest.n_layer
         for patch in tally.patches:
             layer, reach = tally.transition(patch), tally.reach(patch)
+            limits = tally.limits(patch)
+            of_all = None if limits is None else (limits.low, limits.high)
+            over = "not known" if of_all is None else _reach(of_all)
             ends = None if reach is None else (reach.earliest, reach.latest)
             name = f"{_title(run)} · {patch}" + (" (so far)" if run.so_far else "")
             records.append(
@@ -271,31 +280,47 @@ def transitions_section(runs: Sequence[Run]) -> Section:
                     "style": _style(patch),
                     "x": None if layer is None else 100 * layer / n_layer,
                     "low": _depth(ends and ends[0], n_layer),
-                    "high": _depth(ends and ends[1], n_layer, 100.0 if ends and ends[0] else None),
-                    "text": f"{name}\n{_from(layer, n_layer)}\n{_reach(ends)}",
+                    "high": _depth(ends and ends[1], n_layer, _end(ends)),
+                    "from": _depth(of_all and of_all[0], n_layer),
+                    "to": _depth(of_all and of_all[1], n_layer),
+                    "text": f"{name}\n{_from(layer, n_layer)}\n95 %: {over}\n"
+                    f"however near ties fall: {_reach(ends)}",
                 }
             )
-            rows.append([name, _from(layer, n_layer), _reach(ends)])
+            rows.append([name, _from(layer, n_layer), over, _reach(ends)])
     return Section(
         "Transitions",
         lines=[
-            "From which layer on an intervention no longer matters: its score stays at 90 % of the "
-            "baseline or above; after a swap, the original answer stays the more frequent one."
+            "From which layer on an intervention no longer matters: its score stays at "
+            f"{' or '.join(kept)} of the baseline or above; after a swap, the original answer "
+            "stays the more frequent one. The 95 % interval has the layers that it may be at for "
+            "all examples there are; with few of them it has no upper end."
         ],
         figures=[
             Figure(
                 "intervals",
-                "Transition of each intervention in percent of depth, with the range that near "
-                "ties leave open; the same is in the table below",
+                "Transition of each intervention in percent of depth, with its 95 % interval over "
+                "examples (line; an arrow: no upper end) and the range that near ties leave open "
+                "(band); the same is in the table below",
                 {"rows": records, "x": "depth (% of the blocks)"},
             )
         ],
-        tables=[Table("Transitions", ["run", "from layer", "however near ties fall"], rows)],
+        tables=[
+            Table(
+                "Transitions",
+                ["run", "from layer", "95 % over examples", "however near ties fall"],
+                rows,
+            )
+        ],
     )
 
 
 def _depth(layer: int | None, n_layer: int, nowhere: float | None = None) -> float | None:
     return nowhere if layer is None else 100 * layer / n_layer
+
+
+def _end(ends: tuple[int | None, int | None] | None) -> float | None:
+    return None if ends is None or ends[0] is None else 100.0
 
 
 def _from(layer: int | None, n_layer: int) -> str:

@@ -8,7 +8,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from localprobe.engine.interventions import first_layer
 from localprobe.report.adaptive import spending
 from localprobe.report.terminal import (
     bar,
@@ -18,7 +17,13 @@ from localprobe.report.terminal import (
     speaks_unicode,
     visible,
 )
-from localprobe.report.transition import intervals_line, shown_layers, transition_report
+from localprobe.report.transition import (
+    intervals_line,
+    sentences,
+    shown_layers,
+    transition_report,
+)
+from localprobe.report.transition import limits as limits
 from localprobe.runs.tally import SWAP, Column, Score, Tally
 
 _NUMBER, _INTERVAL = 4, 7
@@ -42,6 +47,8 @@ def report(
         parts += ["", transition_report(console, tally, n_layer, so_far)]
     elif line := intervals_line(tally):
         parts.append(Text(line))
+    if said := "\n".join(sentences(tally, n_layer)):
+        parts += ["", Text(said)]
     if near := near_ties(tally):
         parts += ["", near]
     return Group(*parts)
@@ -243,12 +250,6 @@ def near_ties(tally: Tally) -> Text | None:
     if tally.n_unseen_ties:
         lines.append("This run is of a version that did not note which scores they could change.")
     return Text("\n".join(lines), style="dim")
-
-
-def limits(patch: str, layer: int, shown: Sequence[int], n_layer: int) -> str:
-    """What "from this layer on" lacks where not all later ones, or not the one below, are shown."""
-    needed = range(max(layer - 1, first_layer(patch)), n_layer)
-    return "" if set(needed) <= set(shown) else ", as far as shown"
 
 
 def _mean(score: Score) -> str:

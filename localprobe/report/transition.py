@@ -10,10 +10,11 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from localprobe.engine.interventions import first_layer
 from localprobe.report.terminal import new_table
 from localprobe.runs.descent import Own
 from localprobe.runs.intervals import wilson
-from localprobe.runs.tally import SWAP, Tally
+from localprobe.runs.tally import SWAP, Score, Tally
 from localprobe.runs.transitions import Limits, needed
 
 _WIDE = 54
@@ -79,13 +80,9 @@ def transition_report(
             f"--until-width {tally.until_width}: not reached with the {of} there were, by "
             f"{', '.join(wide)}"
         )
-    said = [Text(each) for each in sentences(tally, n_layer)]
-    space = [Text()] if said else []
     return Group(
         table,
         *(Text(line) for line in lines),
-        *space,
-        *said,
         "",
         Text(_meaning(tally), style="dim"),
     )
@@ -103,35 +100,33 @@ _FEWEST = 10
 def sentences(tally: Tally, n_layer: int) -> list[str]:
     """What several interventions say in plain words, each sentence with its figures.
 
-    None of too few examples. What intervals do not tell apart is not said to differ.
+    None of too few examples, and none where answers have degrees or the baseline is not 1: what a
+    share of the baseline says of single answers is then not known. What intervals do not tell
+    apart is not said to differ.
     """
-    n = tally.baseline.n
-    found = {patch: tally.transition(patch) for patch in tally.patches}
+    found = {patch: tally.transition(patch) for patch in tally.patches if patch != SWAP}
+    ends = {patch: between(tally.limits(patch)) for patch in found}
     there = {patch: layer for patch, layer in found.items() if layer is not None}
-    if n < _FEWEST or len(tally.patches) < 2 or not there:
+    if len(found) < 2 or not there or any(tally.limits(patch) is None for patch in found):
         return []
     first = min(there, key=lambda patch: there[patch])
-    others = [patch for patch in tally.patches if patch != first]
-    last = max(others, key=lambda patch: n_layer if found[patch] is None else there[patch])
+    last = max(
+        (patch for patch in found if patch != first),
+        key=lambda patch: there.get(patch, n_layer),
+    )
     layer = there[first]
+    at, below = (tally.score(first, tally.metric, k) for k in (layer, layer - 2))
+    if at is None or at.n < _FEWEST:
+        return []
+    layers = next(column.layers for column in tally.columns if column.patch == first)
     what = _MEANING.get(first, f"{first} does no harm any more")
     said = [
-        f"From layer {layer} of {n_layer} on ({layer / n_layer:.0%} of depth), {what} for "
-        f"{tally.kept:.0%} of the answers ({n} examples; 95 % {between(tally.limits(first))})."
+        f"From layer {layer} of {n_layer} on ({layer / n_layer:.0%} of depth)"
+        f"{limits(first, layer, layers, n_layer)}, {what} for at least {tally.kept:.0%} of the "
+        f"answers ({at.n} examples; 95 % {ends[first]}).",
+        f"{_order(first, last, tally)} (95 % {ends[first]} and {ends[last]}).",
     ]
-    one, other = tally.limits(first), tally.limits(last)
-    ends = f"95 % {between(one)} and {between(other)}"
-    where = "at no layer" if found[last] is None else f"from layer {found[last]} on"
-    if is_before(one, other):
-        said.append(f"{last.capitalize()} is survived later than {first}: {where} ({ends}).")
-    else:
-        said.append(
-            f"That {last} ({where}) is survived later than {first} is not shown: their intervals "
-            f"share layers ({ends})."
-        )
-    below = tally.score(first, tally.metric, layer - 2)
-    at = tally.score(first, tally.metric, layer)
-    if below is not None and at is not None and at.low > below.high:
+    if below is not None and at.low > _most(below):
         said.append(
             f"It is a matter of few layers: under {first}, {at.score:.2f} are right at layer "
             f"{layer} (95 % {at.low:.2f}–{at.high:.2f}), and two layers below {below.score:.2f} "
@@ -140,11 +135,39 @@ def sentences(tally: Tally, n_layer: int) -> list[str]:
     return said
 
 
+def _order(first: str, last: str, tally: Tally) -> str:
+    """Which of two is survived from a lower layer on, as far as their intervals show it."""
+    one, other = tally.limits(first), tally.limits(last)
+    layer = tally.transition(last)
+    where = "at no layer" if layer is None else f"from layer {layer} on"
+    if is_before(one, other):
+        return f"{last.capitalize()} is survived later than {first}: {where}"
+    if layer == tally.transition(first):
+        return f"{first.capitalize()} and {last} are survived from the same layer on"
+    not_shown = f"That {last} ({where}) is survived later than {first} is not shown:"
+    if other is not None and other.low is None:
+        return f"{not_shown} {first}, too, may be survived at none"
+    return f"{not_shown} their intervals share layers"
+
+
+def _most(score: Score) -> float:
+    """The upper end of an interval, were all answers right that count as lost."""
+    if not score.assumed:
+        return score.high
+    return wilson(score.score * score.n + score.assumed, score.n)[1]
+
+
 def is_before(one: Limits | None, other: Limits | None) -> bool:
     """Whether all of an interval lies at lower layers than all of the other one."""
     if one is None or other is None or one.high is None:
         return False
     return other.low is None or one.high < other.low
+
+
+def limits(patch: str, layer: int, shown: Sequence[int], n_layer: int) -> str:
+    """What "from this layer on" lacks where not all later ones, or not the one below, are shown."""
+    asked = range(max(layer - 1, first_layer(patch)), n_layer)
+    return "" if set(asked) <= set(shown) else ", as far as shown"
 
 
 def between(limits: Limits | None) -> str:

@@ -23,6 +23,7 @@ _EXPERIMENT: Mapping[str, tuple[str, Mapping[object, str]]] = {
     "max_tokens": ("longest answer in tokens", _OWN),
     "max_prompt_tokens": ("longest article in tokens", _OWN),
     "template": ("template", _OWN),
+    "shots": ("solved ones in front", _OWN),
     "data": ("data", _OWN),
     "digits": ("digits", _OWN),
     "chat": ("chat template", {True: "on", False: "off"}),

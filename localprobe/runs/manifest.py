@@ -122,7 +122,16 @@ class Manifest:
     def title(self) -> str:
         shard = self.data["experiment"]["shard"]
         part = "" if shard == str(WHOLE) else f" · shard {shard}"
-        return f"{self.task} · {described(self.data['model'])}{part}"
+        return f"{self.task}{self._asked} · {described(self.data['model'])}{part}"
+
+    @property
+    def _asked(self) -> str:
+        """How, where that is not the task's own way."""
+        experiment = self.data["experiment"]
+        if experiment.get("template") is not None:
+            return ", another template"
+        shots = experiment.get("shots")
+        return "" if shots is None else f", {shots}-shot"
 
     @property
     def n(self) -> int | None:
@@ -322,6 +331,9 @@ def _check(data: Any) -> None:
     for key, number in (("n", experiment.get("n")), ("examples", data.get("examples"))):
         if number is not None and not (type(number) is int and number >= 0):
             raise _DamagedError(f"{key} cannot be {number!r}")
+    shots = experiment.get("shots")
+    if shots is not None and not (type(shots) is int and shots >= 0):
+        raise _DamagedError(f"shots cannot be {shots!r}")
     for shard in _get(experiment, "shard", str).split("+"):
         try:
             parse_shard(shard)

@@ -22,7 +22,7 @@ def task_by_name(name: str, options: TaskOptions = TaskOptions()) -> Task:  # no
     """A task. Raises LocalprobeError if unknown, or for an option that it does not take."""
     for task in _TASKS:
         if task.name == name:
-            for option in ("template", "data", "digits"):
+            for option in ("template", "shots", "data", "digits"):
                 if getattr(options, option) is not None and option not in task.takes:
                     raise LocalprobeError(f"--{option} is not for the task {name}")
             return task(options)

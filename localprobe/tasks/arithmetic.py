@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from localprobe.errors import LocalprobeError
-from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions, Template
+from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions, Template, n_shots
 
 _MOST_EXAMPLES = 1000
-_N_SHOTS = 4
+_N_SHOTS, _MOST_SHOTS = 4, 16
 # Not the beginning of 8.5, 8,000 or 8/3.
 _NUMBER = re.compile(r"\s*(-?\d+)(?!\d|[.,/]\d)")
 
@@ -27,7 +27,7 @@ class Arithmetic:
     metrics = (EXACT_MATCH,)
     has_right_answers = True
     max_prompt_tokens = None
-    takes = ("template", "digits")
+    takes = ("template", "shots", "digits")
 
     def __init__(self, options: TaskOptions = TaskOptions()) -> None:  # noqa: B008
         digits = 1 if options.digits is None else options.digits
@@ -36,14 +36,17 @@ class Arithmetic:
         # A token a digit, the sum's own too, the space before and what ends the number.
         self.max_tokens = max(8, digits + 4)
         problems = _problems(digits, np.random.default_rng([options.seed, digits]))
-        shots, self._problems = problems[:_N_SHOTS], problems[_N_SHOTS:]
-        solved = "".join(f"{problem} = {result}\n" for problem, result in shots)
+        shots = n_shots(options, _N_SHOTS, _MOST_SHOTS)
+        solved = "".join(f"{problem} = {result}\n" for problem, result in problems[:shots])
+        # A problem's number does not depend on how many stand in front.
+        numbered = list(enumerate(problems[_N_SHOTS:]))
+        self._problems = numbered[max(0, shots - _N_SHOTS) :]
         self._template = Template(options.template or solved + "{problem} =", "problem")
 
     def examples(self) -> Sequence[Example]:
         return [
             Example(number, self._template.fill(problem=problem), (str(result),))
-            for number, (problem, result) in enumerate(self._problems)
+            for number, (problem, result) in self._problems
         ]
 
     def score(self, text: str, example: Example) -> dict[str, float]:

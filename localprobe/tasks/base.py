@@ -69,12 +69,32 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What a user may change about a task. None: as the task has it."""
+    """What a user may change about a task. None: as the task has it.
+
+    shots: solved ones in front of the task's own prompt.
+    """
 
     template: str | None = None
     data: Path | None = None
     digits: int | None = None
     seed: int = 0
+    shots: int | None = None
+
+
+def n_shots(options: TaskOptions, own: int, most: int) -> int:
+    """How many solved ones are to stand in front of a task's own prompt.
+
+    Raises LocalprobeError for more than there are, and beside a template, which has its own.
+    """
+    if options.shots is None:
+        return own
+    if options.template is not None:
+        raise LocalprobeError(
+            "--shots is for the task's own prompt; in a --template, write the solved ones out"
+        )
+    if not 0 <= options.shots <= most:
+        raise LocalprobeError(f"--shots must be 0 to {most}, not {options.shots}")
+    return options.shots
 
 
 class Template:

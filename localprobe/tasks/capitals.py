@@ -1,4 +1,7 @@
-"""The capitals task of the paper: "What is the capital of X?", one-shot, exact match."""
+"""The capitals task of the paper: "What is the capital of X?", one-shot, exact match.
+
+Small models know more of them than one solved question brings to light; --shots has more in front.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from localprobe.files.tomlfile import TomlFile
-from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions, Template
+from localprobe.tasks.base import EXACT_MATCH, Example, TaskOptions, Template, n_shots
 from localprobe.tasks.matching import exact_match, may_match
 
-TEMPLATE = "Q: What is the capital of Spain?\nA: Madrid\nQ: What is the capital of {country}?\nA:"
+_QUESTION = "Q: What is the capital of {country}?\nA:"
+_SOLVED = (
+    ("Spain", "Madrid"),
+    ("Japan", "Tokyo"),
+    ("Egypt", "Cairo"),
+    ("Peru", "Lima"),
+    ("Norway", "Oslo"),
+    ("Kenya", "Nairobi"),
+    ("Thailand", "Bangkok"),
+    ("Cuba", "Havana"),
+)
+"""The paper's, and more for whoever asks for more."""
+
+
+def _asked(shots: int) -> str:
+    solved = (
+        f"{_QUESTION.format(country=country)} {capital}\n" for country, capital in _SOLVED[:shots]
+    )
+    return "".join(solved) + _QUESTION
+
+
+TEMPLATE = _asked(1)
+"""That of the paper."""
 
 
 class Capitals:
@@ -26,10 +51,11 @@ class Capitals:
     has_right_answers = True
     has_first_tokens = True
     max_prompt_tokens = None
-    takes = ("template",)
+    takes = ("template", "shots")
 
     def __init__(self, options: TaskOptions = TaskOptions()) -> None:  # noqa: B008
-        self._template = Template(options.template or TEMPLATE, "country")
+        own = _asked(n_shots(options, 1, len(_SOLVED)))
+        self._template = Template(options.template or own, "country")
 
     def examples(self) -> Sequence[Example]:
         data = TomlFile(Path(__file__).with_name("capitals.toml")).data

@@ -33,6 +33,8 @@ def test_one_for_every_experiment_of_the_paper() -> None:
         experiments = found[f"paper-{patch}"].experiments
         assert all(each.patches == (patch,) for each in experiments)
         assert all(each.layers in ("all", "::3") for each in experiments)
+        asked = [(each.template, each.shots, each.prompts) for each in experiments]
+        assert set(asked) == {(None, None, "paper")}
     assert {"quick", "all", "demo"} <= set(found)
     for each in found.values():
         assert each.description
@@ -66,6 +68,8 @@ def test_what_stands_above_the_tasks_holds_for_all(tmp_path: Path) -> None:
         (("model = ", "# "), 1, "lacks model"),
         (('interventions = ["freeze"]', ""), 7, "lacks interventions"),
         (("digits = 2", "digits = "), 12, "not valid TOML"),
+        (("digits = 2", "shots = -1"), 12, "shots must be at least 0"),
+        (("digits = 2", "prompts = 'modle'"), 12, "unknown prompts 'modle'; did you mean model"),
     ],
 )
 def test_a_broken_recipe_is_named_with_the_line(

@@ -7,7 +7,7 @@ import pytest
 
 from localprobe.errors import LocalprobeError
 from localprobe.models import registry
-from localprobe.models.registry import DEFAULT_MODEL, HubSource, WheelSource
+from localprobe.models.registry import DEFAULT_MODEL, HubSource, Prompting, WheelSource
 
 GOOD = f"""
 [mine]
@@ -19,6 +19,8 @@ license = "MIT"
 size = 5
 note = "of my own"
 """
+
+OWN = 'note = "of my own"'
 
 
 def test_the_shipped_models(own_cache: Path) -> None:
@@ -47,6 +49,15 @@ def test_models_of_ones_own_add_and_win(own_cache: Path, tmp_path: Path) -> None
     Path("models.toml").write_text(GOOD.replace("of my own", "nearer"), encoding="utf-8")
     assert registry.entry("mine").note == "nearer"
     assert DEFAULT_MODEL in registry.entries()
+
+
+def test_prompts_are_found_by_what_the_file_is(own_cache: Path) -> None:
+    text = f"{GOOD}\n[mine.prompts.capitals]\nshots = 3\n[mine.prompts.squad]\ntemplate = 'x'\n"
+    Path("models.toml").write_text(text, encoding="utf-8")
+    known = registry.prompts_of("1" * 64, "0" * 64)
+    assert known == {"capitals": Prompting(shots=3), "squad": Prompting(template="x")}
+    assert [str(each) for each in known.values()] == ["3 shots", "'x'"]
+    assert registry.prompts_of("1" * 64) == {}
 
 
 def test_unknown_name(own_cache: Path) -> None:
@@ -78,6 +89,16 @@ def test_unknown_name(own_cache: Path) -> None:
         (('"some-package==1.0"', "[]"), 4, "wheel must be a text"),
         (('"some/model.gguf"', '["../x"]'), 5, "member must be the path"),
         (("[mine]", "mine = 3\n[other]"), 2, "must be a table"),
+        (
+            ("size = 5", "size = 5\nprompts = 5"),
+            9,
+            r"prompts must be tables: \[mine.prompts.TASK\]",
+        ),
+        ((OWN, f"{OWN}\n[mine.prompts]\nmath = 4"), 11, "'math' must be a table"),
+        ((OWN, f"{OWN}\n[mine.prompts.math]\nshot = 4"), 11, "did you mean shots"),
+        ((OWN, f"{OWN}\n[mine.prompts.math]\nshots = '4'"), 11, "shots must be a whole number"),
+        ((OWN, f"{OWN}\n[mine.prompts.math]\ntemplate = 4"), 11, "template must be a text"),
+        ((OWN, f"{OWN}\n[mine.prompts.math]"), 10, "needs one of template and shots"),
     ],
 )
 def test_a_broken_file_is_named_with_the_line(

@@ -203,6 +203,8 @@ def test_intervals_are_shown_where_there_is_room() -> None:
 def test_differences_are_words() -> None:
     one = made(4, range(4), from_layer(1), n=None, all_examples=False, max_tokens=8)
     other = made(4, range(4), from_layer(1), n=7, all_examples=True, seed=3, template="a\n{b}")
+    shots = made(4, range(4), from_layer(1), n=None, all_examples=False, max_tokens=8, shots=4)
+    assert shots.differences(one) == ["solved ones in front 4, not the task's own"]
     assert other.differences(one) == [
         "examples asked for 7, not all",
         "seed 3, not 0",

@@ -19,6 +19,7 @@ from localprobe.cli.app import main
 from localprobe.report.examples import Examples
 from localprobe.report.page import safe_json
 from localprobe.report.run_page import run_page
+from localprobe.report.run_sections import transitions_section
 
 EVIL = "</script><script>window.hurt = 1</script><img src=x onerror=window.hurt=2>${hurt()}\u2028`"
 EVIL_NAME = "<img src=x onerror=window.hurt=3>${hurt()}"
@@ -211,6 +212,27 @@ def test_maps_over_a_task_are_in_it(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["report", str(tmp_path), "-o", str(output), "--metric", "exact_match"]) == 2
     err = capsys.readouterr().err
     assert err.splitlines()[-1].endswith("one holds maps")
+
+
+def test_transitions_have_their_intervals(tmp_path: Path) -> None:
+    """Those of the tally, in the figure in percent of depth, and in the table in words."""
+    run = made_runs.write(tmp_path / "run", n=40, n_layer=8)
+    section = transitions_section([run])
+    (figure,), (table,) = section.figures, section.tables
+    for record, row, patch in zip(figure.data["rows"], table.rows, made_runs.ALL, strict=True):
+        limits = run.tally.limits(patch)
+        if patch == "swap":
+            assert limits is None and (record["from"], record["to"]) == (None, None)
+            assert row[2] == "not known"
+            continue
+        assert limits is not None and limits.low is not None
+        assert record["from"] == 100 * limits.low / 8
+        assert record["to"] == (None if limits.high is None else 100 * limits.high / 8)
+        assert record["from"] <= record["x"]
+        assert str(row[2]).startswith(str(limits.low))
+    few = transitions_section([made_runs.write(tmp_path / "few", n=12, n_layer=8)])
+    assert all(row["to"] is None for row in few.figures[0].data["rows"])
+    assert any("a later layer or nowhere" in str(row[2]) for row in few.tables[0].rows)
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from helpers import made_runs
 from rich.console import Console
 
 from localprobe.cli.app import main
 from localprobe.report.documents import sweep_document
+from localprobe.report.run_page import run_page
 from localprobe.report.score_table import report
-from localprobe.report.transition import OwnLayers, between, is_before, sentences
+from localprobe.report.transition import OwnLayers, _most, between, is_before, sentences
 from localprobe.runs.descent import Descent, Own, Walk
 from localprobe.runs.manifest import Manifest
 from localprobe.runs.results import Run
@@ -113,20 +116,62 @@ def test_few_examples_have_no_upper_end() -> None:
 def test_sentences_say_only_what_intervals_tell_apart() -> None:
     said = sentences(descended({"skip": LATE, "freeze": EARLY}).tally, L)
     assert said == [
-        "From layer 12 of 20 on (60% of depth), past tokens need not change any more for 90% of "
-        "the answers (40 examples; 95 % 12–12).",
+        "From layer 12 of 20 on (60% of depth), past tokens need not change any more for at least "
+        "90% of the answers (40 examples; 95 % 12–12).",
         "Skip is survived later than freeze: from layer 17 on (95 % 12–12 and 17–17).",
         "It is a matter of few layers: under freeze, 1.00 are right at layer 12 (95 % 0.91–1.00), "
         "and two layers below 0.35 (0.22–0.50).",
     ]
-    close = [k + (n % 8 == 0) for n, k in enumerate(EARLY)]
+    close = [k + (n % 6 == 2) for n, k in enumerate(EARLY)]
     said = sentences(descended({"skip": close, "freeze": EARLY}).tally, L)
-    assert "That freeze (from layer 12 on) is survived later than skip is not shown" in said[1]
+    assert "That skip (from layer 13 on) is survived later than freeze is not shown" in said[1]
     assert sentences(descended({"skip": LATE}).tally, L) == []
     assert sentences(descended({"skip": LATE[:9], "freeze": EARLY[:9]}).tally, L) == []
     nowhere = descended({"skip": [L] * 40, "freeze": EARLY}).tally
     assert "at no layer (95 % 12–12 and none)" in sentences(nowhere, L)[1]
     assert sentences(descended({"skip": [L] * 40, "freeze": [L] * 40}).tally, L) == []
+
+
+def test_sentences_hold_where_little_is_known() -> None:
+    # Ties: neither is said to be later.
+    same = sentences(descended({"skip": EARLY, "freeze": EARLY}).tally, L)
+    assert same[1] == "Skip and freeze are survived from the same layer on (95 % 12–12 and 12–12)."
+    # Too few examples for an upper end: both may be survived nowhere.
+    few = descended({"skip": [L] * 20, "freeze": EARLY[:20]}).tally
+    assert sentences(few, L)[1] == (
+        "That skip (at no layer) is survived later than freeze is not shown: freeze, too, may be "
+        "survived at none (95 % 12– and none)."
+    )
+    late = descended({"skip": LATE[:20], "freeze": EARLY[:20]}).tally
+    assert "is not shown: their intervals share layers (95 % 12– and 17–)" in sentences(late, L)[1]
+    # What was lost at layers above may be right two layers below: nothing is said of few layers.
+    own = {"skip": LATE, "freeze": [10] * 10 + [12] * 30}
+    assert [len(sentences(descended(own, patience=n).tally, L)) for n in (1, 3)] == [2, 3]
+    lost = descended(own, patience=1).tally.score("freeze", METRIC, 10)
+    assert lost is not None and lost.assumed == 30
+    assert _most(lost) == 1.0 > lost.high
+
+
+def test_sentences_of_a_sweep_say_what_was_not_shown(tmp_path: Path) -> None:
+    """As those of a transition, of the layers that there are; none of scores by degrees."""
+    run = made_runs.write(tmp_path / "whole", n=40, n_layer=L)
+    said = sentences(run.tally, L)
+    assert len(said) == 3 and said[0].startswith(
+        "From layer 10 of 20 on (50% of depth), noise may "
+    )
+    assert "as far as shown" not in said[0]
+    assert "".join("".join(said).split()) in "".join(shown(run).split())
+    assert all(each in html.unescape(run_page([run])) for each in said)
+    thin = run.manifest.data["columns"]
+    for column in thin:
+        column["layers"] = column["layers"][1::2]
+    rows = [row for row in run.rows if row.layer is None or row.layer % 2]
+    some = sentences(Run(Manifest(run.manifest.data), rows).tally, L)
+    assert "on (55% of depth), as far as shown, noise" in some[0]
+    wrong = made_runs.write(tmp_path / "degrees", n=40, metrics=("f1",), task="squad")
+    assert sentences(wrong.tally, 6) != []
+    wrong.rows[0].scores["f1"] = 0.5
+    assert sentences(Run(wrong.manifest, wrong.rows).tally, 6) == []
 
 
 def test_intervals_in_words() -> None:

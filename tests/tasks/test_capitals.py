@@ -38,6 +38,29 @@ def test_the_default_prompt_is_the_papers() -> None:
     assert TEMPLATE.count("{country}") == 1
 
 
+def test_more_solved_ones_stand_in_front_and_are_not_asked() -> None:
+    def asked(shots: int | None) -> dict[str, Example]:
+        examples = Capitals(TaskOptions(shots=shots)).examples()
+        return {example.subject: example for example in examples}
+
+    everything = by_country("{country}")
+    assert asked(1) == asked(None) == by_country()
+    assert len(asked(0)) == 195
+    assert asked(0)["France"].prompt == "Q: What is the capital of France?\nA:"
+    for shots in range(9):
+        examples = asked(shots)
+        *solved, last = examples["France"].prompt.split("\nQ: ")
+        assert last == "What is the capital of France?\nA:" or shots == 0
+        assert len(solved) == shots
+        for each in solved:
+            question, answer = each.removeprefix("Q: ").split("\nA: ")
+            country = question.removeprefix("What is the capital of ").removesuffix("?")
+            assert everything[country].answers[0] == answer
+            assert country not in examples
+        assert len(examples) == 195 - shots
+        assert all(everything[name].number == each.number for name, each in examples.items())
+
+
 @pytest.mark.parametrize(
     ("country", "said", "right"),
     [

@@ -96,6 +96,19 @@ def test_math_is_right_and_drawn_from_the_seed() -> None:
     assert Arithmetic().examples() != Arithmetic(TaskOptions(seed=1)).examples()
 
 
+def test_math_with_more_solved_ones_has_the_same_problems_under_the_same_numbers() -> None:
+    own = {each.number: each for each in Arithmetic().examples()}
+    for shots in (0, 2, 4, 6, 16):
+        examples = Arithmetic(TaskOptions(shots=shots)).examples()
+        assert len(examples) == 155 - max(4, shots)
+        for example in examples:
+            *solved, problem = example.prompt.splitlines()
+            assert len(solved) == shots
+            assert not any(each.startswith(problem) for each in solved)
+            assert problem == own[example.number].prompt.splitlines()[-1]
+            assert example.answers == own[example.number].answers
+
+
 @pytest.mark.parametrize("digits", [2, 3, 9])
 def test_math_of_more_digits(digits: int) -> None:
     task = Arithmetic(TaskOptions(digits=digits))
@@ -378,6 +391,10 @@ def test_the_first_bad_lines_are_told_at_once(tmp_path: Path) -> None:
         ("math", TaskOptions(digits=10), "--digits must be"),
         ("math", TaskOptions(template="{problm} ="), "unknown {problm}; known: {problem}"),
         ("maths", TaskOptions(), "did you mean math"),
+        ("capitals", TaskOptions(shots=9), "--shots must be 0 to 8, not 9"),
+        ("math", TaskOptions(shots=-1), "--shots must be 0 to 16, not -1"),
+        ("squad", TaskOptions(shots=1), "--shots is not for the task squad"),
+        ("capitals", TaskOptions(shots=1, template="{country}"), "write the solved ones out"),
     ],
 )
 def test_options_that_are_refused(name: str, options: TaskOptions, message: str) -> None:

@@ -91,6 +91,8 @@
     const rows = figure.rows.map((row, place) => ({ ...row, place }));
     const known = rows.filter((row) => row.x !== null);
     const ranged = rows.filter((row) => row.low !== null && row.high !== null);
+    const sure = rows.filter((row) => row.from !== null);
+    const open = sure.filter((row) => row.to === null);
     const longest = Math.max(...rows.map((row) => row.name.length), 4);
     const beside = width > 620;
     const left = beside ? Math.min(width * 0.45, longest * 6.6 + 16) : 10;
@@ -99,6 +101,10 @@
       Plot.ruleX([0, 100], { strokeOpacity: 0.3 }),
       Plot.ruleY(ranged, { y: "place", x1: "low", x2: "high", strokeWidth: 5, strokeOpacity: 0.35,
                            stroke: (row) => colour(row.style) }),
+      Plot.ruleY(sure, { y: "place", x1: "from", x2: (row) => row.to ?? 100, strokeWidth: 1.5,
+                         stroke: (row) => colour(row.style) }),
+      Plot.dot(open, { x: 100, y: "place", r: 4, symbol: "triangle", rotate: 90, dx: -3,
+                       fill: (row) => colour(row.style) }),
       Plot.text(rows.filter((row) => row.x === null), { x: 100, y: "place", text: () => "nowhere shown", textAnchor: "end", dx: -4, dy: -8 }),
       Plot.text(rows, beside
         ? { y: "place", text: label, frameAnchor: "left", textAnchor: "end", dx: -8 }

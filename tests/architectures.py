@@ -587,6 +587,9 @@ def survey(path: Path) -> dict[str, Any]:
                 "refused": {k.name: full.why_not(k.name) for k in kinds() if full.why_not(k.name)},
                 "longest": model.verdict.longest,
                 "side_channels": model.side_channels(),
+                "has_inputs": model.verdict.has_inputs,
+                "shared": model.verdict.shared,
+                "unread": model.verdict.unread,
             }
             prompt, donor = model.tokenize(PROMPT), model.tokenize(DONOR)
             if 0 < model.verdict.longest < len(prompt) + TOKENS:
@@ -647,6 +650,12 @@ def line(arch: str, found: dict[str, Any]) -> str:
         said += f" not {', '.join(names)}: {reason}"
     if found["longest"]:
         said += f" up to {found['longest']} tokens"
+    if found["has_inputs"]:
+        said += " per-layer inputs stay"
+    if found["shared"] is not None:
+        said += f" keys and values shared at {found['shared']}"
+    if found["unread"] is not None:
+        said += f" past unread from {found['unread']}"
     return said
 
 

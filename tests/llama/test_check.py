@@ -48,13 +48,15 @@ def test_what_cannot_be_done_is_refused_with_the_reason(tiny_file: Files) -> Non
 def test_layer_0_is_found_by_its_place(arch: str, node: bytes, tiny_file: Files) -> None:
     with Model(tiny_file(arch)) as model:
         check(model)
-        assert model._state_places()[0] == (node, 0)
+        assert model._state_places().states[0] == (node, 0)
 
 
 def test_a_wrong_node_for_layer_0_is_found_out(tiny_file: Files) -> None:
     with Model(tiny_file("llama")) as model:
         model.reserve(8)
-        model._state_places()[0] = (b"attn_norm-0", 0)  # the residual stream goes past it
+        found = model._state_places()
+        wrong = (b"attn_norm-0", 0)  # the residual stream goes past it
+        model._places = replace(found, states=(wrong, *found.states[1:]))
         assert "layer 0 is not all" in check(model).writing
 
 

@@ -43,15 +43,17 @@ def find_aside(links: Links, states: Sequence[int]) -> Aside:
         for block in range(n_layer)
         for i in range(states[block] + 1, states[block + 1] + 1)
     }
-    stored: dict[int, int] = {}
     stores: dict[int, int] = {}
-    for i, node in enumerate(links.nodes):
-        if node.op in (ggml.OP_SET_ROWS, ggml.OP_CPY) and node.view_src and i in block_of:
-            stores[i] = block_of[i]
-            stored.setdefault(node.view_src, block_of[i])
+    kept: dict[int, int] = {}
+    for i, block in block_of.items():
+        node = links.nodes[i]
+        if node.op in (ggml.OP_SET_ROWS, ggml.OP_CPY) and node.view_src:
+            stores[i] = block
+            if node.op == ggml.OP_SET_ROWS:  # keys and values; memories of a recurrence are copied
+                kept.setdefault(node.view_src, block)
     shared = n_layer
     for i, block in block_of.items():
-        first = min((stored.get(leaf, block) for leaf in links.leaves[i]), default=block)
+        first = min((kept.get(leaf, block) for leaf in links.leaves[i]), default=block)
         if first < block and i not in stores:
             shared = min(shared, first + 1)
     unread = max((block + 1 for block in stores.values()), default=n_layer)

@@ -24,9 +24,7 @@ from localprobe.llama.states import Links, find_states, is_apart
 from localprobe.llama.text import Vocabulary
 from localprobe.llama.threads import checked
 from localprobe.llama.verdict import Verdict
-from localprobe.llama.weights import INDEXER
-
-_CONTEXT_STEP = 256
+from localprobe.llama.weights import CONTEXT_STEP, INDEXER
 
 EXACT, FLASH = "exact", "flash"
 """Ways to compute attention. exact: in float32, every row looking at every cell in use. flash:
@@ -96,7 +94,19 @@ class Model(Vocabulary):
 
     @property
     def _ways(self) -> list[str]:
-        return [f"{FLASH} attention"] if self._attention == FLASH else []
+        flash = [f"{FLASH} attention"] if self._attention == FLASH else []
+        return [*flash, "long-rope positions"] if self._least_ctx else flash
+
+    @property
+    def most_ctx(self) -> int:
+        """The longest context in which positions are turned as they are in this one."""
+        before = 0 if self._least_ctx else self.context_before_longrope()
+        return min(self.info.n_ctx_train, before or self.info.n_ctx_train)
+
+    def limits(self) -> dict[str, int]:
+        """As of its weights; and the context beyond which positions are turned otherwise."""
+        long = {"first context of training": self._least_ctx - 1} if self._least_ctx else {}
+        return super().limits() | long
 
     def close(self) -> None:
         """Give the memory back. The model cannot be used afterwards."""
@@ -315,7 +325,7 @@ class Model(Vocabulary):
         self._graph = None
         self._n_sequences = max(n_sequences, self._n_sequences)
         n_tokens = max(n_tokens, self._n_ctx, self._least_ctx)
-        self._n_ctx = -(-n_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+        self._n_ctx = -(-n_tokens // CONTEXT_STEP) * CONTEXT_STEP
         self._check_room()
         params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self._n_ctx

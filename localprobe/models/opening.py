@@ -424,7 +424,7 @@ def judge(model: Model, digest: str) -> Verdict:
 @contextmanager
 def _any_length(model: Model) -> Iterator[None]:
     """For checks: what they find is remembered, whatever --ctx was."""
-    asked, model.ctx = model.ctx, model.info.n_ctx_train
+    asked, model.ctx = model.ctx, model.most_ctx
     try:
         yield
     finally:

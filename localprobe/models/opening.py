@@ -70,6 +70,7 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
         # As in records of before there was a choice.
         **({"attention": FLASH} if loaded.model.attention == FLASH else {}),
         **({"blocks_on": str(loaded.model.placement)} if loaded.model.placement else {}),
+        **_beside(loaded.model.verdict),
     }
     made = manifest_of(loaded.model.path)
     if made is not None:
@@ -81,6 +82,19 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
             "change": None if made.change is None else asdict(made.change),
         }
     return record
+
+
+def _beside(verdict: Verdict) -> dict[str, Any]:
+    """What is written where blocks are given more than the state; nothing of usual models."""
+    found: dict[str, Any] = {}
+    if verdict.has_inputs:
+        # As a hook before a block of the original would: its other arguments stay.
+        found["written"] = "state, not per-layer inputs"
+    if verdict.shared is not None:
+        found["past_shared_from"] = verdict.shared
+    if verdict.unread is not None:
+        found["past_unread_from"] = verdict.unread
+    return found
 
 
 def find(
@@ -416,7 +430,7 @@ def judge(model: Model, digest: str) -> Verdict:
             found = Verdict(refused=str(error))
         return json.dumps(asdict(found))
 
-    remembered = remembered_of_file(digest, f"can be done, {model.checked_on}", run)
+    remembered = remembered_of_file(digest, f"what can be done, {model.checked_on}", run)
     model.verdict = Verdict(**json.loads(remembered))
     return model.verdict
 

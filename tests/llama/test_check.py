@@ -60,6 +60,27 @@ def test_a_wrong_node_for_layer_0_is_found_out(tiny_file: Files) -> None:
         assert "layer 0 is not all" in check(model).writing
 
 
+def test_what_blocks_are_given_beside_the_state_is_found(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_file("gemma4")
+    with Model(path, threads=1) as model:
+        # The last two of six blocks look at keys and values of the two before them.
+        assert check(model) == Verdict(has_inputs=True, shared=3, unread=4)
+    # Made of the state at layer 0, which is written: they must be those of the clean one.
+    monkeypatch.setattr("localprobe.llama.aside.Guard.before", lambda *_: None)
+    with Model(path, threads=1) as model:
+        assert "apart from the inputs" in check(model).writing
+
+
+def test_states_that_are_not_all_beside_the_inputs_are_found_out(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "at_inputs", lambda *_: lambda visitor: visitor)
+    with Model(tiny_file("gemma4"), threads=1) as model:
+        assert "layer 0 is not all" in check(model).writing
+
+
 def test_a_write_that_does_not_arrive_is_found_out(
     tiny_file: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,9 +209,9 @@ def test_logits_of_another_token_than_the_last_are_found_out(
     """As those of CogVLM, whose graph makes logits of all rows, of which the first is taken."""
     evaluate = Model.evaluate
 
-    def of_the_first(self: Model, tokens: list[int], start: int, edit: object) -> np.ndarray:
-        whole = evaluate(self, tokens, start, edit)  # type: ignore[arg-type]
-        return whole if start else evaluate(self, tokens[:1], 0, edit)  # type: ignore[arg-type]
+    def of_the_first(self: Model, tokens: list[int], start: int, *edit: Any) -> np.ndarray:
+        whole = evaluate(self, tokens, start, *edit)
+        return whole if start else evaluate(self, tokens[:1], 0, *edit)
 
     with Model(tiny_file("llama"), threads=1) as model:
         monkeypatch.setattr(Model, "evaluate", of_the_first)
@@ -225,8 +225,8 @@ def test_a_row_alone_may_be_rounded_otherwise(
     """As in BF16, whose single rows go through other kernels."""
     evaluate = Model.evaluate
 
-    def rounded(self: Model, tokens: list[int], start: int, edit: object) -> np.ndarray:
-        logits = evaluate(self, tokens, start, edit)  # type: ignore[arg-type]
+    def rounded(self: Model, tokens: list[int], start: int, *edit: Any) -> np.ndarray:
+        logits = evaluate(self, tokens, start, *edit)
         draw = np.random.default_rng(0).uniform(-1, 1, len(logits)).astype(np.float32)
         return logits + (draw if start else 0) * np.float32(0.05 * np.ptp(logits))
 

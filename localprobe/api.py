@@ -723,7 +723,8 @@ def map_task(
     freeze or swap (in a direction, as of `token_map`). metric: prob, logit-diff, logprob, rank or
     kl; logit-diff of a swap, else prob. Swaps and logit-diff tell each example from a donor, see
     `localprobe map --help`; without one it is not used. settings: those of `Experiment` that ask
-    for layers, n, seed, template, shots, prompts, data, chat or shard. out: a folder to write to, or to go on in.
+    for layers, n, seed, template, shots, prompts, data, chat or shard. out: a folder to write to,
+    or to go on in.
     Raises LocalprobeError for anything that cannot be done.
     """
     from tqdm.auto import tqdm
@@ -832,8 +833,8 @@ def sweep(
 
     patches: interventions that need no donor, and swap; all but swap if None.
     settings: those of `Experiment`: layers, n, seed, metric, all_examples, max_tokens,
-    max_prompt_tokens, template, shots, prompts, data, digits, chat; adaptive=True (layers get examples only until
-    their 95 % interval is at most `width` wide, 0.2 if not given).
+    max_prompt_tokens, template, shots, prompts, data, digits, chat; adaptive=True (layers get
+    examples only until their 95 % interval is at most `width` wide, 0.2 if not given).
     out: a folder to write to, or to go on in. batch: prompts in one decode.
     Raises LocalprobeError for anything that cannot be done.
     """

@@ -50,6 +50,8 @@ ARCHITECTURES = (
 )
 PARALLEL = ("falcon", "phi2", "command-r")
 """Attention and feed-forward side by side behind one norm."""
+BESIDE = ("gemma4",)
+"""Blocks are given more than the state: inputs of their own, and keys and values of others."""
 HYBRIDS = ("jamba",)
 """By whole passes alone."""
 

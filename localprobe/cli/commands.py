@@ -448,6 +448,7 @@ def model_info(name: str, *, json: bool) -> None:
             "longest_since": verdict.longest_since or None,
             "whole_passes": by_whole_passes or None,
             "prompts": {task: asdict(each) for task, each in prompts.items()},
+            "has_inputs": verdict.has_inputs,
         }
         print_document(record)
         return
@@ -476,10 +477,29 @@ def model_info(name: str, *, json: bool) -> None:
                 ("context", f"{info.n_ctx_train:,} tokens in training"),
                 ("can be probed", _what_can_be_done(verdict, reasons)),
                 *((f"--prompts model, {task}", str(each)) for task, each in prompts.items()),
+                *_beside_the_state(verdict),
                 *([("computed", f"by whole passes: {by_whole_passes}")] if by_whole_passes else []),
             ]
         )
     )
+
+
+def _beside_the_state(verdict: Verdict) -> list[tuple[str, str]]:
+    """What overwriting states does not reach in this model."""
+    said = []
+    if verdict.has_inputs:
+        said.append("the state alone: each block also has an input of its own, which stays")
+    if verdict.shared is not None:
+        said.append(
+            f"from layer {verdict.shared} on, blocks also look at keys and values that were made "
+            "below, which stay"
+        )
+    if verdict.unread is not None:
+        said.append(
+            f"from layer {verdict.unread} on, no block looks at the states of past tokens: "
+            "overwriting them there changes nothing"
+        )
+    return [("written", "; ".join(said))] if said else []
 
 
 def _what_can_be_done(verdict: Verdict, reasons: Mapping[str, str]) -> str:

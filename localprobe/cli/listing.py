@@ -110,14 +110,20 @@ def list_local(*, json: bool) -> None:
         say(f"no GGUF was found in {titles}; a path does as well: -m FILE.gguf")
 
 
-_CAN = {True: "yes", False: "no", None: "likely"}
+_LIKELY, _UNTRIED = "likely", "untried"
+
+
+def _can(seen: Glance) -> str:
+    if seen.can_probe is None:
+        return _LIKELY if seen.known else _UNTRIED
+    return "yes" if seen.can_probe else "no"
 
 
 def _print_local(found: Sequence[tuple[Stored, Glance]]) -> None:
     # No table: a name is copied from here, and only a terminal's own line break leaves it whole.
     rows = [["arch", "size", "type", "probed", "name"]]
     for each, seen in found:
-        facts = [seen.architecture, size_text(seen.size), seen.file_type, _CAN[seen.can_probe]]
+        facts = [seen.architecture, size_text(seen.size), seen.file_type, _can(seen)]
         rows.append([visible(text) or "?" for text in (*facts, each.name)])
     widths = [max(map(cell_len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     console = stdout_console()
@@ -128,8 +134,11 @@ def _print_local(found: Sequence[tuple[Stored, Glance]]) -> None:
     for each, seen in found:
         if seen.reason:
             console.print(Text(f"{visible(each.name)}: {visible(seen.reason)}"))
-    if any(seen.can_probe is None for _, seen in found):
-        console.print("likely: its header has what is needed; it is tried at its first use")
+    shown = {_can(seen) for _, seen in found}
+    if _LIKELY in shown:
+        console.print("likely: its architecture is known to work; it is tried at its first use")
+    if _UNTRIED in shown:
+        console.print("untried: its architecture is not known to work; its first use will tell")
 
 
 def _note(made: Manifest | None) -> str:

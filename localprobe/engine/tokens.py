@@ -21,7 +21,6 @@ import numpy as np
 from localprobe.engine.full import CLEAN
 from localprobe.engine.interventions import Edit, FloatArray, Intervention
 from localprobe.errors import NotFiniteError
-from localprobe.llama import ggml
 from localprobe.llama.attention import FindCells, HideFromLast, hidden
 from localprobe.llama.batch import Batch, Row, sequence_rows
 from localprobe.llama.graph import Graph, Part
@@ -296,12 +295,12 @@ def _write_later(
 
     def act(at: int) -> Callable[[int], None]:
         def write(address: int) -> None:
-            states = ggml.read(address)
+            states = graph.read_states(address)
             for edit, rows in edits:
                 new = edit.apply(at, states[rows]) if at in edit.layers else None
                 if new is not None:
                     states[rows] = new
-            ggml.write(address, states)
+            graph.write_states(address, states)
 
         return write
 

@@ -19,12 +19,14 @@ which the graph shows whatever the length, longer sequences are refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from localprobe.errors import ModelError
+from localprobe.llama import ggml
 from localprobe.llama.model import Model
-from localprobe.llama.residual import FloatArray, Keep, NoEdit
+from localprobe.llama.residual import Edit, FloatArray, Keep, NoEdit
 from localprobe.llama.verdict import Verdict
 
 # Equal up to what a device may round differently from one pass to the next, as a share of the
@@ -62,13 +64,19 @@ def check(model: Model) -> Verdict:
     write_back = _Write(range(model.n_layer), lambda layer, states: states)
     if pair.differ(model.evaluate(a, 0, write_back), pair.logits_a):
         raise ModelError("writing back the states that were read changes its logits")
-    writing = pair.not_all_at(range(model.n_layer)) or _beyond_limits(model)
+    # From there on blocks attend to keys and values that no state at their layer is the source of.
+    whole = range(min(model.first_shared, model.n_layer))
+    writing = pair.not_all_at(whole) or pair.inputs_change() or _beyond_limits(model)
     attention = _check_attention(pair, b[:2] + a[2:], a[:2] + b[2:])
     if writing and attention:
         raise ModelError(writing)
     top_k = model.choices()
     if writing or not top_k:
-        return Verdict(writing=writing, attention=attention)
+        beside = Verdict(writing=writing, attention=attention, has_inputs=model.has_inputs)
+        if writing:
+            return beside
+        shared = model.first_shared if model.first_shared < model.n_layer else None
+        return replace(beside, shared=shared, unread=_unread(pair))
     since = (
         f"beyond {top_k} tokens, blocks choose for later ones which tokens they attend to, and "
         "states are not all that is handed on"
@@ -83,6 +91,7 @@ class _Pair:
         self.model, self.a = model, a
         self.logits_a, self.states_a = _clean(model, a)
         self.logits_b, self.states_b = _clean(model, b)
+        self.inputs_a, self.inputs_b = self._inputs(a, NoEdit()), self._inputs(b, NoEdit())
         self._distance = float(np.abs(self.logits_a - self.logits_b).max())
         if not np.isfinite(self._distance) or self._distance == 0:
             raise ModelError("its logits are not finite or do not depend on the prompt")
@@ -90,11 +99,30 @@ class _Pair:
     def differ(self, one: FloatArray, other: FloatArray) -> bool:
         return not float(np.abs(one - other).max()) <= TOLERANCE * self._distance
 
+    def _inputs(self, tokens: list[int], edit: Edit) -> list[FloatArray]:
+        """The inputs of all blocks beside the state; none of a model without."""
+        found: list[FloatArray] = []
+        around = self.model.at_inputs(lambda address: found.append(ggml.read(address)))
+        self.model.evaluate(tokens, 0, edit, around)
+        return found
+
+    def inputs_change(self) -> str:
+        """Why writing a state changes what later blocks are given beside it; else empty."""
+        transplant = _Write([0], lambda layer, _states: self.states_b[layer])
+        for clean, found in zip(self.inputs_a, self._inputs(self.a, transplant), strict=True):
+            if not np.array_equal(clean, found):
+                return "the state at layer 0 cannot be written apart from the inputs of its blocks"
+        return ""
+
     def not_all_at(self, layers: Iterable[int]) -> str:
-        """Why states are not all that later blocks see, at the first such layer; else empty."""
+        """Why states are not all that later blocks see, at the first such layer; else empty.
+
+        All but their inputs, where they have some beside the state.
+        """
+        around = self.model.at_inputs(lambda address: ggml.write(address, self.inputs_b[0]))
         for layer in layers:
             transplant = _Write([layer], lambda at_layer, _states: self.states_b[at_layer])
-            if self.differ(self.model.evaluate(self.a, 0, transplant), self.logits_b):
+            if self.differ(self.model.evaluate(self.a, 0, transplant, around), self.logits_b):
                 return (
                     f"the state at layer {layer} is not all that later blocks see, "
                     "so overwriting it would not mean what it should"
@@ -131,10 +159,22 @@ def _beyond_limits(model: Model) -> str:
             continue
         rng = np.random.default_rng(0)
         a, b = ([*rng.choice(usual, length - 1).tolist(), int(usual[end])] for end in (0, 1))
-        found = _Pair(model, a, b).not_all_at(sorted({0, model.n_layer // 2, model.n_layer - 1}))
+        some = {0, model.n_layer // 2, model.n_layer - 1}
+        found = _Pair(model, a, b).not_all_at(k for k in sorted(some) if k < model.first_shared)
         if found:
             return f"{found} (in sequences longer than its {what} of {limit})"
     return ""
+
+
+def _unread(pair: _Pair) -> int | None:
+    """From which layer on overwriting past tokens changes nothing; None where there is none."""
+    model = pair.model
+    for layer in range(model.unread, model.n_layer):
+        states = np.concatenate([pair.states_b[layer][:-1], pair.states_a[layer][-1:]])
+        written = model.evaluate(pair.a, 0, _Write([layer], lambda _at, _now: states))  # noqa: B023
+        if not np.array_equal(written, pair.logits_a):
+            return None
+    return model.unread if model.unread < model.n_layer else None
 
 
 def _check_attention(pair: _Pair, other_past: list[int], other_last: list[int]) -> str:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
+from localprobe.llama.aside import Guard, find_aside
 from localprobe.llama.attention import attention_of
-from localprobe.llama.residual import FloatArray, ForwardPass
+from localprobe.llama.residual import FloatArray, ForwardPass, read_states, write_states
 from localprobe.llama.states import Links, find_states, original_name, tokens_of
 
 Indices = NDArray[np.intp]
@@ -52,15 +53,20 @@ class Graph:
     block j writes its keys and values into the cache. attention[j]: where it turns scores into
     weights, and its mask.
 
+    apart: whether the streams of a token, of models with several, lie apart from one another.
     Make it right after the decode that was recorded, while the graph is in memory.
     Raises ModelError when something is not found.
     """
 
-    def __init__(self, addresses: list[int], n_layer: int, n_embd: int) -> None:
+    def __init__(
+        self, addresses: list[int], n_layer: int, n_embd: int, apart: bool = False
+    ) -> None:
         self.addresses = addresses
+        self._apart = apart
         self._links = links = Links(addresses)
         nodes, self._sources = links.nodes, links.sources
         self.state = list(find_states(links, n_layer, n_embd).nodes)
+        self._aside = find_aside(links, self.state)
         mixing = _Mixing(self, links)
         self.contribution = [mixing.contribution(block) for block in range(n_layer)]
         self.stores = [
@@ -92,17 +98,17 @@ class Graph:
 
     def from_layer(self, layer: int, states: FloatArray) -> Part:
         """Go on from these states at a layer; at layer L, only the norm and the output matrix."""
-        return Part(self._before[layer], {self.state[layer]: _write(states)})
+        return Part(self._before[layer], self._entry(layer, states))
 
     def holding(self, layer: int, states: FloatArray, rows: Sequence[int]) -> Part:
         """Go on from these states at a layer, some rows keeping theirs in all later blocks."""
-        write = _write_rows(states, rows)
+        write = self._write_rows(states, rows)
         written = {self.state[block]: write for block in range(layer + 1, self._n_layer)}
-        return Part(self._before[layer], {self.state[layer]: _write(states), **written})
+        return Part(self._before[layer], {**self._entry(layer, states), **written})
 
     def keys_and_values(self, layer: int, states: FloatArray) -> Part:
         """Only fill the cache from block `layer` on, with these states at every one of them."""
-        write = _write(states)
+        write = self._write(states)
         written = {self.state[block]: write for block in range(layer, self._n_layer)}
         return Part(self._all_but_stores(layer), written)
 
@@ -116,7 +122,7 @@ class Graph:
 
     def without_attention(self, layer: int, states: FloatArray) -> Part:
         """Go on from these states at a layer, with no attention. Every row must be an output."""
-        written: dict[int, Callable[[int], None]] = {self.state[layer]: _write(states)}
+        written: dict[int, Callable[[int], None]] = {self.state[layer]: self._write(states)}
         # Each at its own turn: until then its place in memory may be that of others.
         written |= {node: ggml.zero for node in self.contribution[layer:] if node is not None}
         return Part(self._all_but_mlp(layer), written)
@@ -124,7 +130,8 @@ class Graph:
     @cache  # noqa: B019  a graph lives as long as its context
     def _all_but_stores(self, layer: int) -> Indices:
         roots = [i for stores in self.stores[layer:] for i in stores]
-        return self._complement(self._needed(roots, set(self.state)))
+        written = set(self.state[layer:])
+        return self._complement(self._needed([*roots, *self._shared(layer)], written))
 
     @cache  # noqa: B019
     def _all_but_stores_below(self, layer: int) -> Indices:
@@ -139,10 +146,31 @@ class Graph:
 
     @cached_property
     def _before(self) -> list[Indices]:
-        return [
-            self._complement(self._needed(range(state + 1, len(self.addresses)), {state}))
-            for state in self.state
-        ]
+        found = []
+        for layer, state in enumerate(self.state):
+            roots = [*self._shared(layer), *range(state + 1, len(self.addresses))]
+            is_guarded = layer == 0 and self._aside.looks
+            found.append(self._complement(self._needed(roots, set() if is_guarded else {state})))
+        return found
+
+    def _shared(self, layer: int) -> list[int]:
+        """Where blocks below a layer store, if blocks from it on attend to some of that, too."""
+        is_shared = self._aside.shared <= layer < self._n_layer
+        return [i for stores in self.stores[:layer] for i in stores] if is_shared else []
+
+    def _entry(self, layer: int, states: FloatArray) -> dict[int, Callable[[int], None]]:
+        """The states at a layer are written, and nothing else."""
+        write = self._write(states)
+        if layer or not self._aside.looks:
+            return {self.state[layer]: write}
+        guard = Guard()
+        written: dict[int, Callable[[int], None]] = {}
+        for look in self._aside.looks:
+            written[look] = _both(written.get(look), guard.after)
+            written[look - 1] = _both(written.get(look - 1), guard.before)
+        then = written.get(self.state[0])
+        written[self.state[0]] = _both(lambda address: guard.write(address, write), then)
+        return written
 
     def _needed(self, roots: Iterable[int], written: set[int]) -> set[int]:
         """Everything that the roots depend on, not looking behind nodes that are written."""
@@ -158,6 +186,26 @@ class Graph:
 
     def _complement(self, needed: set[int]) -> Indices:
         return np.array([i for i in range(len(self.addresses)) if i not in needed], np.intp)
+
+    def read_states(self, address: int) -> FloatArray:
+        """The states in a node of this graph, (n_tokens, n_embd * n_streams)."""
+        return read_states(address, len(self.tokens()), self._apart)
+
+    def write_states(self, address: int, states: FloatArray) -> None:
+        write_states(address, states, self._apart)
+
+    def _write(self, states: FloatArray) -> Callable[[int], None]:
+        return lambda address: self.write_states(address, states)
+
+    def _write_rows(self, states: FloatArray, rows: Sequence[int]) -> Callable[[int], None]:
+        at = list(rows)
+
+        def write(address: int) -> None:
+            written = self.read_states(address)
+            written[at] = states[at]
+            self.write_states(address, written)
+
+        return write
 
     def tokens(self) -> NDArray[np.int32]:
         """The token ids that the graph in memory was given, row by row."""
@@ -356,13 +404,12 @@ class Rerun:
         self._graph.switch(self._off, on=False)
 
 
-def _write(states: FloatArray) -> Callable[[int], None]:
-    return lambda address: ggml.write(address, states)
+def _both(
+    one: Callable[[int], None] | None, other: Callable[[int], None] | None
+) -> Callable[[int], None]:
+    def act(address: int) -> None:
+        for each in (one, other):
+            if each is not None:
+                each(address)
 
-
-def _write_rows(states: FloatArray, rows: Sequence[int]) -> Callable[[int], None]:
-    def write(address: int) -> None:
-        for row in rows:
-            ggml.write(address, states[row : row + 1], row)
-
-    return write
+    return act

@@ -12,21 +12,20 @@ import numpy as np
 
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
 from localprobe.llama import backend, ggml
+from localprobe.llama.aside import AtNode, find_aside
 from localprobe.llama.batch import Batch, Row, sequence_rows
 from localprobe.llama.devices import Placement
 from localprobe.llama.graph import Graph, InGraph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.memory import check_fits, check_fits_on
-from localprobe.llama.residual import Edit, FloatArray, ForwardPass
+from localprobe.llama.residual import Edit, FloatArray, ForwardPass, Places
 from localprobe.llama.rpc import Workers
-from localprobe.llama.states import Links, Place, find_states
+from localprobe.llama.states import Links, find_states, is_apart
 from localprobe.llama.text import Vocabulary
 from localprobe.llama.threads import checked
 from localprobe.llama.verdict import Verdict
-from localprobe.llama.weights import INDEXER
-
-_CONTEXT_STEP = 256
+from localprobe.llama.weights import CONTEXT_STEP, INDEXER
 
 EXACT, FLASH = "exact", "flash"
 """Ways to compute attention. exact: in float32, every row looking at every cell in use. flash:
@@ -63,8 +62,9 @@ class Model(Vocabulary):
         self.n_decodes = 0
         """How many there were: whether somebody else has used the cache meanwhile."""
         self._hook = EvalHook(workers.tick if workers else None)
-        self._places: list[Place] | None = None
+        self._places: Places | None = None
         self._side_channels: tuple[int, ...] = ()
+        self.first_shared = self.unread = 0
         self._chooses = False
         self.verdict = Verdict()
         """What can be done with it, once that was found out."""
@@ -95,7 +95,19 @@ class Model(Vocabulary):
 
     @property
     def _ways(self) -> list[str]:
-        return [f"{FLASH} attention"] if self._attention == FLASH else []
+        flash = [f"{FLASH} attention"] if self._attention == FLASH else []
+        return [*flash, "long-rope positions"] if self._least_ctx else flash
+
+    @property
+    def most_ctx(self) -> int:
+        """The longest context in which positions are turned as they are in this one."""
+        before = 0 if self._least_ctx else self.context_before_longrope()
+        return min(self.info.n_ctx_train, before or self.info.n_ctx_train)
+
+    def limits(self) -> dict[str, int]:
+        """As of its weights; and the context beyond which positions are turned otherwise."""
+        long = {"first context of training": self._least_ctx - 1} if self._least_ctx else {}
+        return super().limits() | long
 
     def close(self) -> None:
         """Give the memory back. The model cannot be used afterwards."""
@@ -115,7 +127,13 @@ class Model(Vocabulary):
         assert self._open_context is not None
         return self._open_context
 
-    def evaluate(self, tokens: Sequence[int], start: int, edit: Edit) -> FloatArray:
+    def evaluate(
+        self,
+        tokens: Sequence[int],
+        start: int,
+        edit: Edit,
+        around: Callable[[NodeVisitor], NodeVisitor] = lambda visitor: visitor,
+    ) -> FloatArray:
         """Decode `tokens` at positions start, start+1, …; logits (n_vocab,) of the last one.
 
         What the KV cache held at `start` and after is forgotten first.
@@ -128,7 +146,7 @@ class Model(Vocabulary):
             self.clear()
         else:
             self.forget(0, start)
-        last: FloatArray = self.decode(Batch(sequence_rows(tokens, start)), edit)[0]
+        last: FloatArray = self.decode(Batch(sequence_rows(tokens, start)), edit, around)[0]
         return last
 
     def plain_logits(self, tokens: Sequence[int]) -> FloatArray:
@@ -225,7 +243,8 @@ class Model(Vocabulary):
         """Learn the graph by decoding some rows as they are."""
         recorder = Recorder()
         self._decode(rows, recorder)
-        self._graph = Graph(recorder.addresses, self.n_layer, self.n_embd)
+        apart = self._state_places().apart
+        self._graph = Graph(recorder.addresses, self.n_layer, self.n_embd, apart)
 
     def clear(self, *, wipe: bool = False) -> None:
         """Forget every sequence. Unless it is wiped, the cache keeps its data in the same cells."""
@@ -337,7 +356,7 @@ class Model(Vocabulary):
         self._graph = None
         self._n_sequences = max(n_sequences, self._n_sequences)
         n_tokens = max(n_tokens, self._n_ctx, self._least_ctx)
-        self._n_ctx = -(-n_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+        self._n_ctx = -(-n_tokens // CONTEXT_STEP) * CONTEXT_STEP
         self._check_room()
         params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self._n_ctx
@@ -393,19 +412,36 @@ class Model(Vocabulary):
         """
         self._make_room(n_tokens, keep=False, n_sequences=n_sequences)
 
-    def _state_places(self) -> list[Place]:
-        """Where the states at layers 0 ... L-1 are."""
+    def _state_places(self) -> Places:
+        """Where the states at layers 0 ... L-1 are, and what is beside them."""
         if self._places is None:
             recorder = Recorder()
             self.clear()
             self._decode(Batch(sequence_rows([0, 0], 0)), recorder)
             links = Links(recorder.addresses)
             states = find_states(links, self.n_layer, self.n_embd)
+            aside = find_aside(links, states.nodes)
             self.clear()
             self._chooses = any(b".indexer" in name for each in links.leaf_names for name in each)
             self._side_channels = tuple(k for k in states.besides if k < self.n_layer)
-            self._places = [links.place(node) for node in states.nodes[: self.n_layer]]
+            self.first_shared, self.unread = aside.shared, aside.unread
+            self._places = Places(
+                tuple(links.place(node) for node in states.nodes[: self.n_layer]),
+                None if aside.inputs is None else links.place(aside.inputs),
+                tuple((links.place(look - 1), links.place(look)) for look in aside.looks),
+                is_apart(links.nodes[states.nodes[0]], 2),
+            )
         return self._places
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether each block is given an input of its own, beside the state."""
+        return self._state_places().inputs is not None
+
+    def at_inputs(self, act: Callable[[int], None]) -> Callable[[NodeVisitor], NodeVisitor]:
+        """For `decode`: something is done with the inputs of the blocks once they are computed."""
+        place = self._state_places().inputs
+        return lambda visitor: visitor if place is None else AtNode(visitor, place, act)
 
     def side_channels(self) -> tuple[int, ...]:
         """Layers at which later blocks look at more than the state, if only by how they are built.

@@ -6,7 +6,8 @@ finds out. Rows follow the order of the batch; that is checked in every pass, no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from localprobe.errors import ModelError
 from localprobe.llama import ggml
+from localprobe.llama.aside import Guard
 from localprobe.llama.batch import Batch
 from localprobe.llama.states import Place, tokens_of
 
@@ -39,6 +41,27 @@ class Edit(Protocol):
         """
 
 
+def read_states(address: int, n_tokens: int, apart: bool) -> FloatArray:
+    """The states in a node, (n_tokens, n_embd * n_streams).
+
+    apart: whether it holds one stream of all tokens after another, not one token after another.
+    """
+    states: FloatArray = ggml.read(address)
+    if apart:
+        n_embd = states.shape[1]
+        states = states.reshape(-1, n_tokens, n_embd).transpose(1, 0, 2)
+    return states.reshape(n_tokens, -1)
+
+
+def write_states(address: int, states: FloatArray, apart: bool) -> None:
+    """Overwrite all states of a node, of the shape that they are read in."""
+    if apart:
+        n_embd = ggml.at(address).ne[0]
+        streams = states.reshape(len(states), -1, n_embd).transpose(1, 0, 2)
+        states = streams.reshape(-1, n_embd)
+    ggml.write(address, states)
+
+
 class NoEdit:
     """A clean forward pass."""
 
@@ -61,32 +84,51 @@ class Keep:
         self.states[layer] = states
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where what is written lies in a model's graphs.
+
+    states: by layer. inputs: the node with the inputs of each block beside the state, if there is
+    one. looks: pairs of nodes, the first right before the second, which makes those inputs of the
+    state at layer 0. apart: whether the streams of a token lie apart from one another.
+    """
+
+    states: tuple[Place, ...]
+    inputs: Place | None = None
+    looks: tuple[tuple[Place, Place], ...] = ()
+    apart: bool = False
+
+
 class ForwardPass:
     """A visitor that carries out an edit in the graph of one decode.
 
-    places: where the states at each layer are. contributions: where the attention is off, the nodes
-    with what it contributes, by block.
+    contributions: where the attention is off, the nodes with what it contributes, by block.
     Call `finish` after the decode: it raises ModelError when something that the edit needs did
     not turn up in the graph.
     """
 
     def __init__(
         self,
-        places: Sequence[Place],
+        places: Places,
         n_embd: int,
         rows: Batch,
         edit: Edit,
         contributions: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
-        self._layer_of = {place: layer for layer, place in enumerate(places)}
-        self._seen = dict.fromkeys((name for name, _ in places), 0)
-        self._shape = [n_embd, len(rows), 1, 1]
+        self._layer_of = {place: layer for layer, place in enumerate(places.states)}
+        self._guard = Guard() if places.looks and 0 in edit.layers else None
+        self._before = {before for before, _ in places.looks if self._guard}
+        self._after = {after for _, after in places.looks if self._guard}
+        self._at: Place | None = None
+        self._apart = places.apart
+        known = {*self._layer_of, *self._before, *self._after}
+        self._seen = dict.fromkeys((name for name, _ in known), 0)
+        self._width = n_embd
         self._rows = rows
         self._edit = edit
         self._missing_states = set(edit.layers)
         self._off = {address: block for block, address in contributions.items()}
         self._order_seen = False
-        self._layer = -1
 
     def wants(self, address: int) -> bool:
         tensor = ggml.at(address)
@@ -96,17 +138,25 @@ class ForwardPass:
         number = self._seen.get(name)
         if number is not None:
             self._seen[name] = number + 1
-            layer = self._layer_of.get((name, number))
-            if layer is not None:
-                self._layer = layer
-                return layer in self._missing_states
+            self._at = at = name, number
+            if self._layer_of.get(at, -1) in self._missing_states:
+                return True
+            if at in self._after or at in self._before:
+                return True
+        else:
+            self._at = None
         return address in self._off
 
     def computed(self, address: int) -> None:
-        if address in self._off:
+        layer = -1 if self._at is None else self._layer_of.get(self._at, -1)
+        if layer in self._missing_states:
+            self._edit_state(layer, address)
+        elif address in self._off:
             self._drop_attention(address)
-        else:
-            self._edit_state(self._layer, address)
+        if self._guard is not None and self._at in self._after:
+            self._guard.after(address)
+        if self._guard is not None and self._at in self._before:
+            self._guard.before(address)
 
     def finish(self) -> None:
         if not self._order_seen:
@@ -124,15 +174,19 @@ class ForwardPass:
             self._order_seen = True
 
     def _edit_state(self, layer: int, address: int) -> None:
-        shape = list(ggml.at(address).ne)
-        is_streams = shape[0] == self._shape[0] and shape[2:] == [len(self._rows), 1]
-        if shape != self._shape and not is_streams:
-            raise ModelError(f"the state at layer {layer} has shape {shape}")
-        # Of models with several streams, those of a token lie one after another.
-        states = ggml.read(address).reshape(len(self._rows), -1)
-        edited = self._edit.apply(layer, states)
+        n = len(self._rows)
+        width, *shape = ggml.at(address).ne
+        # Of models with several streams, those of a token lie one after another, or apart.
+        streams = shape[0] == n and shape[2] == 1 if self._apart else shape[1:] == [n, 1]
+        if width != self._width or not (shape == [n, 1, 1] or streams):
+            raise ModelError(f"the state at layer {layer} has shape {[width, *shape]}")
+        edited = self._edit.apply(layer, read_states(address, n, self._apart))
         if edited is not None:
-            ggml.write(address, edited)
+            written = edited
+            if layer == 0 and self._guard is not None:
+                self._guard.write(address, lambda at: write_states(at, written, self._apart))
+            else:
+                write_states(address, written, self._apart)
         self._missing_states.discard(layer)
 
     def _drop_attention(self, address: int) -> None:

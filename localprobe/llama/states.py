@@ -21,6 +21,7 @@ from localprobe.llama import ggml
 Place = tuple[bytes, int]
 """The name of a node, and how many before it are called so: names are not unique."""
 
+_EMBEDDINGS = (b"token_embd.weight", b"per_layer_token_embd.weight")
 _WEIGHT_OF_BLOCK = re.compile(rb"blk\.(\d+)\.")
 
 
@@ -135,8 +136,20 @@ def _is_state(node: ggml.Tensor, n_embd: int, n_tokens: int) -> bool:
     """Whether a node holds one vector a token; or several, of models with more than one stream."""
     is_rows = list(node.ne[1:]) == [n_tokens, 1, 1]
     is_streams = node.ne[1] > 1 and list(node.ne[2:]) == [n_tokens, 1]
-    of_width = node.ne[0] == n_embd and node.type == ggml.GGML_TYPE_F32
-    return bool(of_width and (is_rows or is_streams))
+    return _is_of_width(node, n_embd) and bool(is_rows or is_streams)
+
+
+def _is_of_width(node: ggml.Tensor, n_embd: int) -> bool:
+    return bool(node.ne[0] == n_embd and node.type == ggml.GGML_TYPE_F32)
+
+
+def _is_stack(node: ggml.Tensor, n_embd: int, n_tokens: int) -> bool:
+    return _is_of_width(node, n_embd) and is_apart(node, n_tokens) and not node.view_src
+
+
+def is_apart(node: ggml.Tensor, n_tokens: int) -> bool:
+    """Whether a node holds several streams, one of all tokens after another (as of AltUp)."""
+    return bool(node.ne[1] == n_tokens and node.ne[2] > 1 and node.ne[3] == 1)
 
 
 def _uses(names: Sequence[Sequence[bytes]], n_layer: int) -> tuple[list[int], list[int]]:
@@ -154,7 +167,11 @@ def _uses(names: Sequence[Sequence[bytes]], n_layer: int) -> tuple[list[int], li
 def _by_name(links: Links, layer: int, n_embd: int, n_tokens: int) -> list[int]:
     if layer == 0:
         block_0 = next((i for i, name in enumerate(links.names) if name.endswith(b"-0")), 0)
-        found = [i for i in range(block_0) if _is_state(links.nodes[i], n_embd, n_tokens)]
+        before = range(block_0)
+        found = [i for i in before if _is_state(links.nodes[i], n_embd, n_tokens)]
+        # Several streams that are made of it are the state; the first of them may be looked at.
+        stacks = [i for i in before if _is_stack(links.nodes[i], n_embd, n_tokens)]
+        found = stacks or found
         if not found:
             raise ModelError("no residual stream was found before the first block")
         return found
@@ -183,8 +200,7 @@ def tokens_of(node: ggml.Tensor) -> int | None:
     address: int = node.src[1]
     if original_name(ggml.at(address).name) == b"inp_tokens":
         return address
-    is_embedding = original_name(ggml.at(node.src[0]).name) == b"token_embd.weight"
-    return address if is_embedding else None
+    return address if original_name(ggml.at(node.src[0]).name) in _EMBEDDINGS else None
 
 
 def original_name(name: bytes) -> bytes:

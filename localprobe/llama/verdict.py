@@ -11,7 +11,10 @@ class Verdict:
 
     refused: why nothing can be done. writing: why states cannot be overwritten. attention: why
     attention cannot be switched off. longest: the longest sequence in tokens for which that holds,
-    0 for any; longest_since: why.
+    0 for any; longest_since: why. has_inputs: whether blocks have an input of their own beside the
+    state. shared: the first layer from which on blocks attend to keys and values that were made
+    below it, too, which overwriting there does not reach; unread: that from which on overwriting
+    past tokens changes nothing at all; None where there is no such layer.
     """
 
     refused: str = ""
@@ -19,3 +22,6 @@ class Verdict:
     attention: str = ""
     longest: int = 0
     longest_since: str = ""
+    has_inputs: bool = False
+    shared: int | None = None
+    unread: int | None = None

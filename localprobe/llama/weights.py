@@ -30,6 +30,10 @@ _EMBEDDERS = ("gemma-embedding", "llama-embed", "t5encoder")
 llama.cpp's source."""
 
 _LONGROPE = ("phi3", "phimoe", "minicpm", "minicpm3")
+"""And all whose files say so. These have factors for long contexts without saying."""
+
+CONTEXT_STEP = 256
+"""Contexts hold a multiple of so many tokens."""
 
 _MAPPED_AT_MOST = 1 << 29
 """Bytes. llama.cpp rearranges weights of many types for the CPU; beside a mapped file that is a
@@ -156,12 +160,17 @@ class Weights:
         )
 
     def context_before_longrope(self) -> int:
-        """The context up to which positions are turned by the short factors; 0 if there is none."""
+        """The context up to which positions are turned by the short factors; 0 if there is none.
+
+        llama.cpp rounds contexts up, and looks at what comes of it.
+        """
         architecture = self.info.architecture
-        if architecture not in _LONGROPE:
+        kind = self._metadata(f"{architecture}.rope.scaling.type")
+        if architecture not in _LONGROPE and kind != "longrope":
             return 0
         length = self._metadata(f"{architecture}.rope.scaling.original_context_length")
-        return int(length) if length.isdecimal() else 0
+        original = int(length) if length.isdecimal() else self.info.n_ctx_train
+        return original // CONTEXT_STEP * CONTEXT_STEP
 
     def unsupported(self) -> str | None:
         """Why this kind of model has no states to probe, or None."""

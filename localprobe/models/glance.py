@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from localprobe.errors import ModelError
@@ -11,6 +11,7 @@ from localprobe.files.cache import known_of_file, known_sha256, remembered_of_pl
 from localprobe.files.foreign import printable
 from localprobe.files.parts import joint_sha256, parts_of, total_size
 from localprobe.models.header import FILE_TYPES, Header, read_header
+from localprobe.models.known import KNOWN
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Glance:
     """architecture and file_type are empty where the header cannot be read, or does not say.
 
     can_probe: what checks found when it was used; not tried yet: False where the header shows that
-    it cannot be, else None. reason: why not.
+    it cannot be, else None. reason: why not. known: whether it is of an architecture that works.
     """
 
     architecture: str
@@ -26,6 +27,7 @@ class Glance:
     size: int
     can_probe: bool | None
     reason: str
+    known: bool
 
 
 def glance(path: Path) -> Glance:
@@ -44,7 +46,7 @@ def glance(path: Path) -> Glance:
         found = _look(path, size)
     verdict = _verdict(parts)
     if found.can_probe is None and verdict is not None:
-        return Glance(found.architecture, found.file_type, size, not verdict, verdict)
+        return replace(found, can_probe=not verdict, reason=verdict)
     return found
 
 
@@ -52,14 +54,15 @@ def _look(path: Path, size: int) -> Glance:
     try:
         header = read_header(path)
     except ModelError as error:
-        return Glance("", "", size, False, str(error).replace(f"{path} cannot be used: ", ""))
+        reason = str(error).replace(f"{path} cannot be used: ", "")
+        return Glance("", "", size, False, reason, known=False)
     architecture = header.metadata["general.architecture"]
     assert isinstance(architecture, bytes)
     name = printable(architecture.decode(errors="replace"), 40)
     number = header.metadata.get("general.file_type")
     file_type = FILE_TYPES.get(number, "") if isinstance(number, int) else ""
     reason = _why_not(header, name)
-    return Glance(name, file_type, size, False if reason else None, reason)
+    return Glance(name, file_type, size, False if reason else None, reason, name in KNOWN)
 
 
 def _why_not(header: Header, architecture: str) -> str:
@@ -75,5 +78,5 @@ def _verdict(parts: tuple[Path, ...]) -> str | None:
     digests = [digest for digest in map(known_sha256, parts) if digest]
     if len(digests) < len(parts):
         return None
-    found = known_of_file(joint_sha256(digests), "can be done, ")
+    found = known_of_file(joint_sha256(digests), "what can be done, ")
     return min((json.loads(each)["refused"] for each in found), default=None)

@@ -70,6 +70,7 @@ def model_record(loaded: LoadedModel) -> dict[str, Any]:
         # As in records of before there was a choice.
         **({"attention": FLASH} if loaded.model.attention == FLASH else {}),
         **({"blocks_on": str(loaded.model.placement)} if loaded.model.placement else {}),
+        **_beside(loaded.model.verdict),
     }
     made = manifest_of(loaded.model.path)
     if made is not None:
@@ -87,6 +88,19 @@ def known_prompts(loaded: LoadedModel) -> Mapping[str, registry.Prompting]:
     """By task, the prompts that models.toml has for a model, or for what it was prepared from."""
     made = manifest_of(loaded.model.path)
     return registry.prompts_of(loaded.sha256, *([] if made is None else [made.source_sha256]))
+
+
+def _beside(verdict: Verdict) -> dict[str, Any]:
+    """What is written where blocks are given more than the state; nothing of usual models."""
+    found: dict[str, Any] = {}
+    if verdict.has_inputs:
+        # As a hook before a block of the original would: its other arguments stay.
+        found["written"] = "state, not per-layer inputs"
+    if verdict.shared is not None:
+        found["past_shared_from"] = verdict.shared
+    if verdict.unread is not None:
+        found["past_unread_from"] = verdict.unread
+    return found
 
 
 def find(
@@ -443,7 +457,7 @@ def judge(model: Model, digest: str) -> Verdict:
             found = Verdict(refused=str(error))
         return json.dumps(asdict(found))
 
-    remembered = remembered_of_file(digest, f"can be done, {model.checked_on}", run)
+    remembered = remembered_of_file(digest, f"what can be done, {model.checked_on}", run)
     model.verdict = Verdict(**json.loads(remembered))
     return model.verdict
 
@@ -451,7 +465,7 @@ def judge(model: Model, digest: str) -> Verdict:
 @contextmanager
 def _any_length(model: Model) -> Iterator[None]:
     """For checks: what they find is remembered, whatever --ctx was."""
-    asked, model.ctx = model.ctx, model.info.n_ctx_train
+    asked, model.ctx = model.ctx, model.most_ctx
     try:
         yield
     finally:

@@ -196,9 +196,12 @@ def described(model: Mapping[str, Any]) -> str:
     # Where all blocks are on the CPU, nothing is said.
     where = f": {model['blocks_on']}" if model.get("blocks_on") else ""
     attention = f", {model['attention']} attention" if model.get("attention") else ""
+    unread = ""
+    if (layer := model.get("past_unread_from")) is not None:
+        unread = f", nothing looks at past tokens from layer {layer} on"
     return (
         f"{model['name']} ({model['architecture']}, {model['file_type']}, "
-        f"{blocks(model['n_layer'])}{where}{attention}){requantised}"
+        f"{blocks(model['n_layer'])}{where}{attention}{unread}){requantised}"
     )
 
 
@@ -321,6 +324,8 @@ def _check(data: Any) -> None:
         *(["blocks_on"] if "blocks_on" in model else []),
     ):
         _get(model, key, str)
+    if "past_unread_from" in model:
+        _get(model, "past_unread_from", int)
     n_layer = _get(model, "n_layer", int)
     if not 1 <= n_layer <= _MOST_LAYERS:
         raise _DamagedError(f"n_layer cannot be {n_layer}")

@@ -67,6 +67,7 @@ def test_the_list_as_json(command: Command) -> None:
         "size": 196864,
         "can_probe": None,
         "reason": None,
+        "known": True,
     }
     assert records["lmstudio:publisher/tiny-GGUF/half.gguf"]["can_probe"] is False
     assert "ollama:half:latest is skipped" in err

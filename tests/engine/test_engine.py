@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.hooks import EvalHook, NodeVisitor
 from localprobe.llama.model import Model
 from localprobe.llama.residual import NoEdit
+from localprobe.llama.verdict import Verdict
+from localprobe.models.opening import judge
 
 PROMPT = [3, 14, 15, 92, 65, 35, 89]
 Engines = Callable[[str], FullEngine]
@@ -214,17 +217,25 @@ def test_tokens_and_text(tiny_engine: Engines) -> None:
     assert model.detokenize(model.tokenize("ü")[:1]) == "�"
 
 
-def test_positions_are_turned_alike_whatever_came_before(tmp_path: Path) -> None:
-    """llama.cpp takes other factors in a long context; ours grows, and must not change them."""
-    shape = tiny.build("phi3")
-    shape.original_ctx = 256
+def long_rope(arch: str, original: int, path: Path) -> Path:
+    """A model of 512 tokens that turns positions otherwise in a context beyond `original`."""
+    shape = tiny.build(arch)
+    shape.original_ctx = original
     half = shape.head_dim // 2
     shape.weights["rope_factors_short.weight"] = np.ones(half, np.float32)
     shape.weights["rope_factors_long.weight"] = np.linspace(1, 9, half).astype(np.float32)
-    path = tiny.write(shape, tmp_path / "longrope.gguf")
+    return tiny.write(shape, path)
+
+
+@pytest.mark.parametrize(("arch", "original"), [("phi3", 256), ("llama", 256), ("llama", 300)])
+def test_positions_are_turned_alike_whatever_came_before(
+    arch: str, original: int, tmp_path: Path
+) -> None:
+    """llama.cpp takes other factors in a long context; ours grows, and must not change them."""
+    path = long_rope(arch, original, tmp_path / "longrope.gguf")
     prompt = list(range(40))
     answers = []
-    for ctx in (0, 512):
+    for ctx in (0, original, 512):
         with Model(path, threads=1, ctx=ctx) as model:
             engine = FullEngine(model)
             before = engine.answer(prompt, max_tokens=1).logits
@@ -233,6 +244,33 @@ def test_positions_are_turned_alike_whatever_came_before(tmp_path: Path) -> None
             assert np.array_equal(before, after)
             answers.append(before)
     assert model.ctx == 512
-    assert not np.allclose(*answers, atol=1e-2)
+    assert not np.allclose(answers[0], answers[-1], atol=1e-2)
     with Model(path, threads=1) as model:
         assert model.ctx == 256
+
+
+def test_what_was_checked_in_short_contexts_is_checked_again_in_long_ones(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = long_rope("llama", 256, tmp_path / "longrope.gguf")
+    evaluated: list[tuple[int, int]] = []
+    seen: list[int] = []
+    evaluate = Model.evaluate
+
+    def noted(self: Model, tokens: list[int], *rest: Any) -> np.ndarray:
+        logits = evaluate(self, tokens, *rest)
+        evaluated.append((len(tokens), self._n_ctx))
+        return logits
+
+    monkeypatch.setattr(Model, "evaluate", noted)
+    for ctx in (0, 512, 0, 512):
+        with Model(path, threads=1, ctx=ctx) as model:
+            assert judge(model, "a" * 64) == Verdict()
+        if ctx == 0:
+            assert {n_ctx for _, n_ctx in evaluated} <= {256}
+        elif evaluated:
+            assert {n_ctx for _, n_ctx in evaluated} == {512}
+            assert max(length for length, _ in evaluated) > 256
+        seen.append(len(evaluated))
+        evaluated.clear()
+    assert [n > 0 for n in seen] == [True, True, False, False]

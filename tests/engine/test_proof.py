@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ARCHITECTURES, PARALLEL
+from conftest import ARCHITECTURES, BESIDE, PARALLEL
 from helpers import tiny
 
 from localprobe.engine.proof import check_resume
@@ -22,7 +22,7 @@ from localprobe.llama.quantizing import quantize
 Files = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL))
+@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL, *BESIDE))
 def test_it_passes_where_resuming_is_exact(arch: str, tiny_file: Files) -> None:
     with Model(tiny_file(arch), threads=1) as model:
         assert 0 <= check_resume(model) < 1e-2

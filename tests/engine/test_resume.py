@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ARCHITECTURES, PARALLEL
+from conftest import ARCHITECTURES, BESIDE, PARALLEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,7 +86,7 @@ def test_clean_runs(arch: str, tiny_engine: Callable[[str], FullEngine], resume_
 
 @pytest.mark.parametrize("max_tokens", [1, 8])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL))
+@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL, *BESIDE))
 def test_every_intervention_at_every_layer(
     arch: str,
     name: str,
@@ -165,7 +165,7 @@ def test_a_single_prompt_goes_on_without_a_new_pass(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL))
+@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL, *BESIDE))
 def test_a_single_prompt_at_all_layers_in_one_go(
     arch: str, name: str, tiny_engine: Callable[[str], FullEngine], resume_engine: Engines
 ) -> None:
@@ -227,7 +227,7 @@ def test_the_model_may_be_used_between_two_answers(name: str, resume_engine: Eng
     assert n_found == len(expected)
 
 
-@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL))
+@pytest.mark.parametrize("arch", (*ARCHITECTURES, *PARALLEL, *BESIDE))
 def test_an_identity_rerun_is_bit_identical(arch: str, resume_engine: Engines) -> None:
     model = resume_engine(arch).model
     tokens = PROMPTS[3]

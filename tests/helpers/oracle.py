@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from helpers.tiny import CONVOLVED, LAYER_NORMS, ONE_NORM, Tiny
+from helpers.tiny import CONVOLVED, GEMMAS, LAYER_NORMS, ONE_NORM, Tiny
 
 Array = np.ndarray
 Change = Callable[[int, Array], Array]
@@ -154,8 +154,10 @@ def _run(
     attended: list[Array] = [] if shares is None else shares
     weights = _float64(tiny)
     h = weights["token_embd.weight"][list(tokens)]
-    if tiny.arch in ("gemma2", "gemma3"):
+    if tiny.arch in GEMMAS:
         h = h * np.sqrt(tiny.n_embd)
+    inputs = _inputs(tiny, weights, tokens, h) if tiny.n_input else []
+    made: list[tuple[Array, Array]] = []
     if tiny.arch == "gpt2":
         h = h + weights["position_embd.weight"][: len(tokens)]
     seen = []
@@ -171,9 +173,10 @@ def _run(
         if "ssm_in.weight" in w:
             attention = _state_space(tiny, w, normed)
         else:
-            attention, each = _attention(tiny, w, k, normed, hidden(k))
+            w["rope_freqs"] = weights.get("rope_freqs.weight", np.ones(1))
+            attention, each = _attention(tiny, w, k, normed, hidden(k), made)
             attended.append(each)
-        if tiny.arch in ("gemma2", "gemma3"):
+        if tiny.arch in GEMMAS:
             attention = _norm(tiny, w, "post_attention_norm", attention)
         if off_from is not None and k >= off_from:
             attention = np.zeros_like(attention)
@@ -182,10 +185,27 @@ def _run(
         h = h + attention
         mlp_norm = "attn_norm" if tiny.arch in ONE_NORM else "ffn_norm"
         mlp = _mlp(tiny, w, _norm(tiny, w, mlp_norm, seen_by_mlp))
-        if tiny.arch in ("gemma2", "gemma3"):
+        if tiny.arch in GEMMAS:
             mlp = _norm(tiny, w, "post_ffw_norm", mlp)
         h = h + mlp
+        if tiny.n_input:
+            gated = _gelu(h @ w["inp_gate.weight"].T) * inputs[k]
+            h = h + _norm(tiny, w, "post_norm", gated @ w["proj.weight"].T)
+            h = h * w["layer_output_scale.weight"]
     return _head(tiny, weights, h[-1]), seen
+
+
+def _inputs(tiny: Tiny, weights: dict[str, Array], tokens: Sequence[int], h: Array) -> list[Array]:
+    """What each block is given beside the state, (n_tokens, n_input): of the clean embedding."""
+
+    def by_block(rows: Array) -> Array:
+        return rows.reshape(len(tokens), tiny.n_layer, tiny.n_input)
+
+    looked_up = weights["per_layer_token_embd.weight"][list(tokens)] * np.sqrt(tiny.n_input)
+    projected = by_block(h @ weights["per_layer_model_proj.weight"].T / np.sqrt(tiny.n_embd))
+    projected = _norm(tiny, weights, "per_layer_proj_norm", projected)
+    both = (projected + by_block(looked_up)) / np.sqrt(2)
+    return [both[:, k] for k in range(tiny.n_layer)]
 
 
 def _norm(tiny: Tiny, w: dict[str, Array], name: str, x: Array) -> Array:
@@ -206,9 +226,17 @@ def _softmax(x: Array) -> Array:
 
 
 def _attention(
-    tiny: Tiny, w: dict[str, Array], k: int, x: Array, unseen: Sequence[int]
+    tiny: Tiny,
+    w: dict[str, Array],
+    k: int,
+    x: Array,
+    unseen: Sequence[int],
+    made: list[tuple[Array, Array]],
 ) -> tuple[Array, Array]:
-    """What block k's attention contributes, and its weights. unseen: by the last token."""
+    """What block k's attention contributes, and its weights.
+
+    unseen: by the last token. made: keys and values of the blocks before it; its own are added.
+    """
     n = len(x)
 
     def project(name: str) -> Array:
@@ -221,16 +249,26 @@ def _attention(
         projected = [project("q"), project("k"), project("v")]
     q, key, value = (each.reshape(n, -1, tiny.head_dim) for each in projected)
     is_global = not tiny.sliding_window or k % tiny.window_pattern == tiny.window_pattern - 1
-    if tiny.arch in ("qwen3", "qwen3moe", "gemma3"):
+    if tiny.arch in ("qwen3", "qwen3moe", "gemma3", "gemma4"):
         q = _norm(tiny, w, "attn_q_norm", q)
         key = _norm(tiny, w, "attn_k_norm", key)
     if tiny.arch not in ("gpt2", "jamba"):
         base = tiny.rope_base if is_global else 10000.0
-        q, key = _rope(tiny, q, base), _rope(tiny, key, base)
+        slower = w["rope_freqs"] if is_global else np.ones(1)
+        q, key = _rope(tiny, q, base, slower), _rope(tiny, key, base, slower)
+    if tiny.arch == "gemma4":
+        value = value / np.sqrt((value * value).mean(-1, keepdims=True) + tiny.eps)
+        n_own = tiny.n_layer - tiny.shared_kv
+        if k >= n_own:
+            # Those of the last block before with a window, or without one, as this has.
+            key, value = made[n_own - (1 if is_global else 2)]
+    made.append((key, value))
     # Grouped queries: head i reads the keys of group i // (n_head / n_head_kv).
     group = tiny.n_head // tiny.n_head_kv
     key, value = key.repeat(group, axis=1), value.repeat(group, axis=1)
-    scores = np.einsum("ihd,jhd->hij", q, key) / np.sqrt(tiny.head_dim)
+    scores = np.einsum("ihd,jhd->hij", q, key)
+    if tiny.arch != "gemma4":
+        scores = scores / np.sqrt(tiny.head_dim)
     scores = _cap(scores, tiny.attention_cap)
     i, j = np.arange(n)[:, None], np.arange(n)[None, :]
     hidden = j > i
@@ -268,10 +306,13 @@ def _state_space(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
     return (np.array(out) * _silu(gate)) @ w["ssm_out.weight"].T
 
 
-def _rope(tiny: Tiny, x: Array, base: float) -> Array:
-    """Rotary embedding: some pair neighbours (2i, 2i+1), the others (i, i + d/2)."""
+def _rope(tiny: Tiny, x: Array, base: float, slower: Array) -> Array:
+    """Rotary embedding: some pair neighbours (2i, 2i+1), the others (i, i + d/2).
+
+    slower: by how much each pair turns slower than usual.
+    """
     half = tiny.head_dim // 2
-    angle = np.arange(len(x))[:, None] * base ** (-np.arange(half) / half)
+    angle = np.arange(len(x))[:, None] * base ** (-np.arange(half) / half) / slower
     cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
     if tiny.arch in ("llama", "command-r"):
         a, b = x[..., 0::2], x[..., 1::2]
@@ -297,7 +338,7 @@ def _mlp(tiny: Tiny, w: dict[str, Array], x: Array) -> Array:
         active = _silu(gate) * up
     else:
         gate = x @ w["ffn_gate.weight"].T
-        active = (_gelu(gate) if tiny.arch in ("gemma2", "gemma3") else _silu(gate)) * up
+        active = (_gelu(gate) if tiny.arch in GEMMAS else _silu(gate)) * up
     return active @ w["ffn_down.weight"].T + w.get("ffn_down.bias", 0)
 
 

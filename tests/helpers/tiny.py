@@ -17,6 +17,7 @@ EOS = 257
 CONVOLVED = 4
 """Tokens that the convolution before a state space looks at."""
 LAYER_NORMS = ("gpt2", "gptneox", "falcon", "phi2", "command-r")
+GEMMAS = ("gemma2", "gemma3", "gemma4")
 ONE_NORM = ("falcon", "phi2", "command-r")
 """Blocks in parallel in which one norm is before both attention and feed-forward."""
 
@@ -45,6 +46,10 @@ class Tiny:
     n_ctx: int = 512
     original_ctx: int = 0
     logit_scale: float = 0.0
+    n_input: int = 0
+    """Of models that give each block an input of its own beside the state: its width."""
+    shared_kv: int = 0
+    """The last blocks, which attend to keys and values of earlier ones."""
     n_state: int = 0
     """Numbers that the memory of a recurrent block has for each channel."""
     dt_rank: int = 2
@@ -88,6 +93,18 @@ def shape(arch: str, n_layer: int | None = None) -> Tiny:
         "phi2": Tiny("phi2", n_layer or 2, n_head_kv=4),
         "command-r": Tiny("command-r", n_layer or 2, logit_scale=0.5),
         "mamba": Tiny("mamba", n_layer or 2, n_state=4),
+        # Small Gemma 4: every other block attends within a window, and the last two share.
+        "gemma4": Tiny(
+            "gemma4",
+            n_layer or 6,
+            eps=1e-6,
+            sliding_window=6,
+            window_pattern=2,
+            rope_base=1e6,
+            logit_cap=12.0,
+            n_input=16,
+            shared_kv=2,
+        ),
         # Every other block attends, the others have a state space.
         "jamba": Tiny("jamba", n_layer or 4, n_state=4),
     }[arch]
@@ -111,13 +128,19 @@ class _Weights:
         if t.arch == "mamba":
             self.mamba()
             return
-        if t.arch not in ("gemma2", "gemma3", "command-r"):
+        if t.arch not in (*GEMMAS, "command-r"):
             self.matrix("output.weight", N_VOCAB, t.n_embd, gain=2)
         has_biases = t.arch in ("gpt2", "gptneox", "phi2")
         if has_biases or t.arch == "falcon":
             self.vector("output_norm.bias", t.n_embd)
         if t.arch == "phi2":
             self.vector("output.bias", N_VOCAB)
+        if t.n_input:
+            inputs = t.n_layer * t.n_input
+            self.matrix("per_layer_token_embd.weight", N_VOCAB, inputs, gain=np.sqrt(inputs))
+            self.matrix("per_layer_model_proj.weight", inputs, t.n_embd)
+            self.vector("per_layer_proj_norm.weight", t.n_input, 1)
+            self.vector("rope_freqs.weight", t.head_dim // 2, 2)
         if t.arch == "gpt2":
             self.matrix("position_embd.weight", t.n_ctx, t.n_embd, gain=np.sqrt(t.n_embd))
         for block in range(t.n_layer):
@@ -141,10 +164,17 @@ class _Weights:
         if t.arch == "qwen2":
             for name, size in (("q", queries), ("k", keys), ("v", keys)):
                 self.vector(f"{blk}attn_{name}.bias", size)
-        if t.arch in ("qwen3", "qwen3moe", "gemma3"):
-            self.vector(blk + "attn_q_norm.weight", t.head_dim, 1)
+        if t.arch in ("qwen3", "qwen3moe", "gemma3", "gemma4"):
+            # Gemma 4 does not scale its scores: its norms have to.
+            scale = t.head_dim**-0.5 if t.arch == "gemma4" else 1
+            self.vector(blk + "attn_q_norm.weight", t.head_dim, scale)
             self.vector(blk + "attn_k_norm.weight", t.head_dim, 1)
-        if t.arch in ("gemma2", "gemma3"):
+        if t.n_input:
+            self.matrix(blk + "inp_gate.weight", t.n_input, t.n_embd)
+            self.matrix(blk + "proj.weight", t.n_embd, t.n_input)
+            self.vector(blk + "post_norm.weight", t.n_embd, 0.5)
+            self.vector(blk + "layer_output_scale.weight", 1, 1)
+        if t.arch in GEMMAS:
             self.vector(blk + "post_attention_norm.weight", t.n_embd, 1)
             self.vector(blk + "post_ffw_norm.weight", t.n_embd, 1)
         if t.arch not in ONE_NORM:
@@ -279,9 +309,18 @@ def write(
         if tiny.logit_scale:
             w.add_logit_scale(tiny.logit_scale)
         if tiny.original_ctx:
+            w.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
             w.add_rope_scaling_orig_ctx_len(tiny.original_ctx)
         if tiny.sliding_window:
             w.add_sliding_window(tiny.sliding_window)
+        if tiny.n_input:
+            pattern = [(k + 1) % tiny.window_pattern != 0 for k in range(tiny.n_layer)]
+            w.add_sliding_window_pattern(pattern)
+            w.add_embedding_length_per_layer_input(tiny.n_input)
+            w.add_shared_kv_layers(tiny.shared_kv)
+            w.add_key_length_swa(tiny.head_dim)
+            w.add_value_length_swa(tiny.head_dim)
+            w.add_rope_freq_base_swa(10000.0)
         if tiny.attention_cap:
             w.add_attn_logit_softcapping(tiny.attention_cap)
         if tiny.logit_cap:

@@ -48,13 +48,36 @@ def test_what_cannot_be_done_is_refused_with_the_reason(tiny_file: Files) -> Non
 def test_layer_0_is_found_by_its_place(arch: str, node: bytes, tiny_file: Files) -> None:
     with Model(tiny_file(arch)) as model:
         check(model)
-        assert model._state_places()[0] == (node, 0)
+        assert model._state_places().states[0] == (node, 0)
 
 
 def test_a_wrong_node_for_layer_0_is_found_out(tiny_file: Files) -> None:
     with Model(tiny_file("llama")) as model:
         model.reserve(8)
-        model._state_places()[0] = (b"attn_norm-0", 0)  # the residual stream goes past it
+        found = model._state_places()
+        wrong = (b"attn_norm-0", 0)  # the residual stream goes past it
+        model._places = replace(found, states=(wrong, *found.states[1:]))
+        assert "layer 0 is not all" in check(model).writing
+
+
+def test_what_blocks_are_given_beside_the_state_is_found(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_file("gemma4")
+    with Model(path, threads=1) as model:
+        # The last two of six blocks look at keys and values of the two before them.
+        assert check(model) == Verdict(has_inputs=True, shared=3, unread=4)
+    # Made of the state at layer 0, which is written: they must be those of the clean one.
+    monkeypatch.setattr("localprobe.llama.aside.Guard.before", lambda *_: None)
+    with Model(path, threads=1) as model:
+        assert "apart from the inputs" in check(model).writing
+
+
+def test_states_that_are_not_all_beside_the_inputs_are_found_out(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "at_inputs", lambda *_: lambda visitor: visitor)
+    with Model(tiny_file("gemma4"), threads=1) as model:
         assert "layer 0 is not all" in check(model).writing
 
 
@@ -186,9 +209,9 @@ def test_logits_of_another_token_than_the_last_are_found_out(
     """As those of CogVLM, whose graph makes logits of all rows, of which the first is taken."""
     evaluate = Model.evaluate
 
-    def of_the_first(self: Model, tokens: list[int], start: int, edit: object) -> np.ndarray:
-        whole = evaluate(self, tokens, start, edit)  # type: ignore[arg-type]
-        return whole if start else evaluate(self, tokens[:1], 0, edit)  # type: ignore[arg-type]
+    def of_the_first(self: Model, tokens: list[int], start: int, *edit: Any) -> np.ndarray:
+        whole = evaluate(self, tokens, start, *edit)
+        return whole if start else evaluate(self, tokens[:1], 0, *edit)
 
     with Model(tiny_file("llama"), threads=1) as model:
         monkeypatch.setattr(Model, "evaluate", of_the_first)
@@ -202,8 +225,8 @@ def test_a_row_alone_may_be_rounded_otherwise(
     """As in BF16, whose single rows go through other kernels."""
     evaluate = Model.evaluate
 
-    def rounded(self: Model, tokens: list[int], start: int, edit: object) -> np.ndarray:
-        logits = evaluate(self, tokens, start, edit)  # type: ignore[arg-type]
+    def rounded(self: Model, tokens: list[int], start: int, *edit: Any) -> np.ndarray:
+        logits = evaluate(self, tokens, start, *edit)
         draw = np.random.default_rng(0).uniform(-1, 1, len(logits)).astype(np.float32)
         return logits + (draw if start else 0) * np.float32(0.05 * np.ptp(logits))
 

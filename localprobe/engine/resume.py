@@ -173,6 +173,7 @@ class ResumeEngine(FullEngine):
         """
         super().__init__(model, noise)
         self.batch_size, self._is_plain = batch_size, plain
+        self._keeps_bits = keeps_bits
         self.company = 1 if keeps_bits else batch_size
 
     def clean(
@@ -264,7 +265,7 @@ class ResumeEngine(FullEngine):
     ) -> Iterator[tuple[int, int, Answer]]:
         if not runs:
             return
-        if len(runs) == 1 and wanted is None:
+        if len(runs) == 1 and wanted is None and self._keeps_bits:
             job = _Job(0, runs[0], interventions[0], examples[0], stops[0])
             yield from self._run_alone(job, sorted(layers, reverse=True), max_tokens)
             return

@@ -317,7 +317,9 @@ class Sweep:
         Raises LocalprobeError (exit code 1) when the clean model gets no example right.
         """
         self._pace = Pace()
-        for pairs in _batches(self._pairs(), growing(self._engine.batch_size)):
+        # Where the run ends must not depend on how many share a decode.
+        most = 1 if self._until_width is not None else self._engine.batch_size
+        for pairs in _batches(self._pairs(), growing(most)):
             yield from self._clean_rows()
             took: dict[int, list[Row]] = {pair[0].example.number: [] for pair in pairs}
             for row in self._known_cells(pairs):

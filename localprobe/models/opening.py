@@ -236,6 +236,10 @@ def choose_engine(
         return FullEngine(loaded.model), reason
     keeps = batch_size != 1 and _keeps_bits(loaded)
     size = (BATCH_SIZE if keeps else 1) if batch_size is None else batch_size
+    if not keeps and loaded.model.on_cpu and loaded.model.attention == EXACT:
+        # Company can change more than bits: llama.cpp keeps Chameleon from naming image tokens in
+        # the first output of a decode alone.
+        size = 1
     return ResumeEngine(loaded.model, size, noise, keeps_bits=keeps), ""
 
 

@@ -243,10 +243,7 @@ def near_ties(tally: Tally) -> Text | None:
             swapped = "the other score of the swap"
             sides = swapped if tally.patches == (SWAP,) else f"{sides}, or {swapped}"
         lines.insert(0, f"{OPEN} near ties could take the score across {sides}; layer:range")
-    lines.append(
-        "Near ties fall as rounding has it, which differs between machines, and between decodes "
-        "of one prompt, as with --out, and of several."
-    )
+    lines.append("Near ties fall as rounding has it, which differs between machines.")
     if tally.n_unseen_ties:
         lines.append("This run is of a version that did not note which scores they could change.")
     return Text("\n".join(lines), style="dim")

@@ -86,7 +86,8 @@ def test_runs_say_which_model_it_was(command: Command) -> None:
     few = ["--all-examples", "-p", "skip", "-n", "1", "--max-tokens", "1", "--layers", "1"]
     few += ["--template", "{country}?", "--threads", "1", "--out", "run"]
     assert command("sweep", "-m", "ollama:tiny:1b", *few)[0] == 0
-    assert command("show", "run")[1].startswith("capitals · tiny:1b (qwen2, all F32, 3 blocks)\n")
+    head = "capitals, another template · tiny:1b (qwen2, all F32, 3 blocks)\n"
+    assert command("show", "run")[1].startswith(head)
     # The same weights by another name go on with it.
     assert command("sweep", "-m", "hf:owner/tiny-GGUF/sub/other.gguf", *few)[0] == 0
 

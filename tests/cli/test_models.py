@@ -49,7 +49,9 @@ def test_prepare_says_what_changes_and_what_to_type(command: Command) -> None:
     assert again == [line for line in lines if not line.endswith("...")]
 
 
-def test_prepare_from_a_quantized_file_says_that_nothing_is_restored(command: Command) -> None:
+def test_prepare_from_a_quantized_file_says_that_nothing_is_restored(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command("models", "prepare", "m.gguf", "--type", "q4_0")
     err = command("models", "prepare", "m@q4_0", "--type", "q8_0")[2]
     note = "note: these weights were quantized before (Q4_0), and nothing of what that lost is "
@@ -68,6 +70,7 @@ def test_prepare_from_a_quantized_file_says_that_nothing_is_restored(command: Co
     file = Path("m@q4_0@q8_0/manifest.json")
     data = json.loads(file.read_text(encoding="utf-8"))
     assert data["model"]["source"]["change"]["n"] == 200
+    monkeypatch.setenv("COLUMNS", "120")
     assert "requantised from Q4_0" in command("show", "m@q4_0@q8_0")[1]
     for key, value in (("quantized", 4), ("change", {"n": 1}), ("change", [])):
         spoilt = {**data["model"], "source": {**data["model"]["source"], key: value}}

@@ -90,7 +90,7 @@ def test_a_run_is_written_and_shown_again(tiny_run: Command, command: Command) -
 
     assert tables(shown) == tables(out)
     assert "capitals · llama" in shown
-    assert "squad · llama" in shown
+    assert "squad, another template · llama" in shown
     (capitals, squad) = json.loads(command("show", "runs/one", "--json")[1])
     assert {row["patch"] for row in capitals["rows"]} == {"freeze", "swap"}
     assert {row["metric"] for row in squad["rows"]} == {"exact_match", "f1"}

@@ -101,7 +101,7 @@ def shown_lines(output: bytes) -> list[str]:
 
 
 def test_a_window_that_changes_its_size(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
-    terminal = Terminal(*SWEEP, "-n", "20", "-m", str(tiny_file("gemma3")))
+    terminal = Terminal(*SWEEP, "-n", "60", "--batch", "1", "-m", str(tiny_file("gemma3")))
     terminal.read_until(rb"example [5-9] of about")
     terminal.resize(None, 12, 40)
     seen = len(terminal.output)

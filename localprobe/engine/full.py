@@ -115,6 +115,10 @@ class FullEngine:
                     f"(these can: {', '.join(others)})"
                 )
 
+    def together(self, n_tokens: int) -> int:
+        """How many clean prompts of so many tokens, with their answers, share a decode."""
+        return 1
+
     def states(self, prompt: Sequence[int], layers: Iterable[int]) -> dict[int, FloatArray]:
         """The clean states of a prompt: layer -> (n_tokens, n_embd)."""
         keep = Keep(layers)

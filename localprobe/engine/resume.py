@@ -46,6 +46,9 @@ FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 512}
 llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
 prompts pay; where all are, they only make each other's attention longer. Flash attention passes
 over what it does not see."""
+MORE_CELLS, _MEMORY = 3, 1 << 29
+"""Times as many, where of most prompts only the newest token is computed, unless that takes so many
+bytes."""
 ON_DEVICES = 2
 """Times as many, where a decode's costs are more its start and its transfers than its rows."""
 
@@ -273,7 +276,7 @@ class ResumeEngine(FullEngine):
         all_rows = _changes_all_rows(interventions[0])
         lengths = [self._room(run.prompt, max_tokens) for run in runs]
         downwards = sorted(layers, reverse=True)
-        most_rows = self._most_rows(MANY_ROWS if all_rows else FEW_ROWS)
+        most_rows = self._most_rows(MANY_ROWS) if all_rows else self._most_cells()
         for some in self._batched(lengths, most_rows):
             jobs = {
                 i: _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i])
@@ -289,7 +292,7 @@ class ResumeEngine(FullEngine):
         A layer is a graph of its own, but from the second token on all are whole passes.
         """
         length = self._room(job.run.prompt, max_tokens)
-        most = max(1, self._most_rows(FEW_ROWS) // length)
+        most = max(1, self._most_cells() // length)
         window = self.model.info.sliding_window
         if window and length > window:
             most = 1
@@ -549,6 +552,14 @@ class ResumeEngine(FullEngine):
     def _in_front(self, shared: int) -> int:
         """How many of the tokens that prompts have in common lie in front of all regions."""
         return shared if self._is_plain else shared - shared % STEP
+
+    def together(self, n_tokens: int) -> int:
+        return max(1, min(self.batch_size, self._most_rows(FEW_ROWS) // aligned(n_tokens)))
+
+    def _most_cells(self) -> int:
+        cells = self._most_rows(FEW_ROWS)
+        is_small = self.model.context_bytes(MORE_CELLS * cells) <= _MEMORY
+        return MORE_CELLS * cells if is_small else cells
 
     def _most_rows(self, on_cpu: Mapping[str, int]) -> int:
         return on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)

@@ -169,8 +169,7 @@ class Swap:
         self._engine, self._max_tokens = engine, max_tokens
         self.plan = plan
         self._layers = layers
-        self._run = self._clean(plan.prompt, max_tokens)
-        donor = self._clean(plan.donor, max_tokens)
+        self._run, donor = self._clean([plan.prompt, plan.donor], max_tokens)
         self._donor_states = donor.states
         self.original, self.modified = self._run.answer, donor.answer
         self.parting = _parting(self.original, self.modified, engine.model.detokenize)
@@ -182,7 +181,7 @@ class Swap:
         inject = plan.injection(donor)
         where_they_part: dict[int, FloatArray] = {}
         if parting.shared:
-            run = self._clean((*plan.prompt, *parting.shared), 1)
+            (run,) = self._clean([(*plan.prompt, *parting.shared)], 1)
             for layer, answer in self._answers(run, inject, 1):
                 where_they_part[layer] = answer.logits
         rows = []
@@ -201,11 +200,20 @@ class Swap:
             )
         return sorted(rows, key=lambda row: row.layer)
 
-    def _clean(self, tokens: Sequence[int], max_tokens: int) -> CleanRun:
-        (run,) = self._engine.clean([tokens], self._layers, max_tokens=max_tokens, stops=[None])
-        if not run.answer.is_finite:
+    def _clean(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[CleanRun]:
+        engine = self._engine
+        # In one decode, where that changes no bit.
+        groups = [prompts] if engine.company == 1 else [[prompt] for prompt in prompts]
+        runs = [
+            run
+            for group in groups
+            for run in engine.clean(
+                group, self._layers, max_tokens=max_tokens, stops=[None] * len(group)
+            )
+        ]
+        if not all(run.answer.is_finite for run in runs):
             raise NotFiniteError("the model's logits after the prompt are not finite numbers")
-        return run
+        return runs
 
     def _answers(self, run: CleanRun, inject: Intervention, max_tokens: int) -> Cells:
         cells = self._engine.run(

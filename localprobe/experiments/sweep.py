@@ -99,6 +99,8 @@ class Sweep:
             self._check_swap()
         self._n_layer = engine.model.n_layer
         self._work = self._check_examples()
+        # More at once would be computed, and perhaps not be wanted.
+        self._together = engine.together(int(self._work.n_tokens) + self.max_tokens)
         self.tally = Tally(
             columns,
             self.metric,
@@ -383,7 +385,7 @@ class Sweep:
 
     def _candidates(self) -> Iterator[_Candidate | None]:
         """The examples to use; None for every one that was tried and is passed over."""
-        size = self._engine.batch_size
+        size = self._together
         for number, example in enumerate(self._examples):
             self._is_enough = self.used == self._n or self._is_narrow()
             if self._is_enough:
@@ -473,7 +475,7 @@ class Sweep:
         if candidate.run is None:
             start = candidate.block
             if self._block is None or self._block[0] != start:
-                examples = self._examples[start : start + self._engine.batch_size]
+                examples = self._examples[start : start + self._together]
                 runs = self._engine.clean(
                     [self._encoder.tokens(self._cut(example).prompt) for example in examples],
                     self.layers,

@@ -19,6 +19,9 @@ from localprobe.llama.model import Model
 STEP = 16
 """Cells: 16 float32 numbers are what the widest vectors of CPUs hold (AVX-512)."""
 
+MOST_PROMPTS = 127
+"""Each takes two sequences, the companion one, and llama.cpp knows 256."""
+
 
 def aligned(n: int) -> int:
     """The next multiple of STEP."""

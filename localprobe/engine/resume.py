@@ -32,7 +32,7 @@ from localprobe.engine.full import (
     Writing,
 )
 from localprobe.engine.interventions import Edit, FloatArray, Intervention
-from localprobe.engine.regions import STEP, Regions, aligned
+from localprobe.engine.regions import MOST_PROMPTS, STEP, Regions, aligned
 from localprobe.errors import NotFiniteError
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.graph import Graph, Part
@@ -292,7 +292,7 @@ class ResumeEngine(FullEngine):
         A layer is a graph of its own, but from the second token on all are whole passes.
         """
         length = self._room(job.run.prompt, max_tokens)
-        most = max(1, self._most_cells() // length)
+        most = min(MOST_PROMPTS, max(1, self._most_cells() // length))
         window = self.model.info.sliding_window
         if window and length > window:
             most = 1
@@ -575,7 +575,7 @@ class ResumeEngine(FullEngine):
             end = start + 1
             while (
                 end < len(lengths)
-                and end - start < self.batch_size
+                and end - start < min(self.batch_size, MOST_PROMPTS)
                 and (not window or max(lengths[start : end + 1]) <= window)
                 and sum(lengths[start : end + 1]) <= max(most_rows, lengths[start])
             ):

@@ -98,3 +98,13 @@ def test_what_is_written_side_by_side_is_what_is_written_alone(
         assert together[layer].margin == alone[layer].margin
         assert np.array_equal(together[layer].logits, alone[layer].logits)
     model.close()
+
+
+def test_more_prompts_than_llama_cpp_has_sequences_for(model: Model) -> None:
+    prompts = [[3 + n % 80, 5, 7 + n // 80] for n in range(140)]
+    engine = ResumeEngine(model, 256)
+    engine._most_rows = lambda _: 1 << 20  # type: ignore[method-assign]
+    runs, cells = everything(engine, prompts, range(140), "freeze")
+    last = everything(ResumeEngine(model), prompts[-1:], [139], "freeze")[1]
+    assert len(runs) == 140 and len(cells) == 140 * 2
+    assert all(cells[cell].all_tokens == answer.all_tokens for cell, answer in last.items())

@@ -101,13 +101,13 @@ def shown_lines(output: bytes) -> list[str]:
 
 
 def test_a_window_that_changes_its_size(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
-    terminal = Terminal(*SWEEP, "-n", "60", "--batch", "1", "-m", str(tiny_file("gemma3")))
+    terminal = Terminal(*SWEEP, "-n", "40", "--threads", "1", "-m", str(tiny_file("gemma3")))
     terminal.read_until(rb"example [5-9] of about")
     terminal.resize(None, 12, 40)
     seen = len(terminal.output)
     assert terminal.finish() == 0
     # The first view after it may still be one of the old size.
-    views = terminal.output[seen:].split(b"gemma3 (gemma3")[2:]
+    views = terminal.output[seen:].split(b"clean model")[2:]
     assert len(views) >= 2
     assert max(len(line) for view in views for line in shown_lines(view)) <= 40
     for view in views:

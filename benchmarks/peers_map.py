@@ -48,7 +48,7 @@ def knockout_map(names: list[str], runs: int) -> None:
         work()
         timed.setdefault(name, []).append((time.perf_counter() - start) / share)
 
-    with Model(names[0]) as model:
+    with Model(names[0], attention="exact") as model:
         prompt = model.loaded.model.tokenize(Capitals().examples()[0].prompt)
         last = Resumed(model.loaded.model, prompt)
         theirs = peers["float32"].knocked_out(prompt, 3, [len(prompt) - 2])[0]
@@ -66,7 +66,7 @@ def knockout_map(names: list[str], runs: int) -> None:
             batched = functools.partial(_batches, peer, prompt, layers, past)
             measure(f"PyTorch {kind}, one batch a layer", 1, batched)
         for name in names:
-            with Model(name) as model:
+            with Model(name, attention="exact") as model:
                 acts = [Act((p,)) for p in past]
                 whole = WholePasses(model.loaded.model, prompt)
                 slow = functools.partial(_whole, whole, some)

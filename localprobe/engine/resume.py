@@ -291,13 +291,9 @@ class ResumeEngine(FullEngine):
 
         A layer is a graph of its own, but from the second token on all are whole passes.
         """
-        length = self._room(job.run.prompt, max_tokens)
-        most = min(MOST_PROMPTS, max(1, self._most_cells() // length))
-        window = self.model.info.sliding_window
-        if window and length > window:
-            most = 1
-        for start in range(0, len(layers), most):
-            some = layers[start : start + most]
+        lengths = [self._room(job.run.prompt, max_tokens)] * len(layers)
+        for part in self._batched(lengths, self._most_cells(), MOST_PROMPTS):
+            some = layers[part.start : part.stop]
             left: list[_Left] = []
             try:
                 # Attention is switched off for all rows of a decode, or for none.
@@ -564,18 +560,21 @@ class ResumeEngine(FullEngine):
     def _most_rows(self, on_cpu: Mapping[str, int]) -> int:
         return on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)
 
-    def _batched(self, lengths: Sequence[int], most_rows: int) -> Iterator[range]:
-        """Neighbours that share a decode: at most batch_size, and so many rows.
+    def _batched(
+        self, lengths: Sequence[int], most_rows: int, most: int | None = None
+    ) -> Iterator[range]:
+        """Neighbours that share a decode: at most so many (batch_size if None), and so many rows.
 
         Those that grow longer than a sliding window are alone: llama.cpp gives the cells of tokens
         that have left it to other sequences, and a rewound answer would need them again.
         """
         window, start = self.model.info.sliding_window, 0
+        most = min(most or self.batch_size, MOST_PROMPTS)
         while start < len(lengths):
             end = start + 1
             while (
                 end < len(lengths)
-                and end - start < min(self.batch_size, MOST_PROMPTS)
+                and end - start < most
                 and (not window or max(lengths[start : end + 1]) <= window)
                 and sum(lengths[start : end + 1]) <= max(most_rows, lengths[start])
             ):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -163,3 +166,16 @@ def two_workers(rpc_library: None) -> Iterator[tuple[workers.Worker, workers.Wor
     finally:
         for worker in started:
             worker.kill()
+
+
+@pytest.fixture(scope="session")
+def coverage() -> ModuleType:
+    """The script that measures in full how often intervals hold the truth."""
+    path = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_of_intervals", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -31,19 +28,6 @@ from localprobe.runs.stages import (
 )
 
 LOOKS, WIDTH, N = (15, 31, 63), 0.2, 100
-
-
-@pytest.fixture(scope="module")
-def coverage() -> ModuleType:
-    """The script that measures it in full."""
-    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
-    spec = importlib.util.spec_from_file_location("coverage_of_stages", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def endings() -> list[tuple[tuple[int, ...], int, int]]:

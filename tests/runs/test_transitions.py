@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -13,19 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localprobe.runs.transitions import Limits, _at_least, _at_most, limits, moved, needed
-
-
-@pytest.fixture(scope="module")
-def coverage() -> ModuleType:
-    """The script that measures it in full."""
-    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
-    spec = importlib.util.spec_from_file_location("coverage_of_intervals", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("number", range(5))

@@ -20,6 +20,7 @@ from helpers import tiny, workers
 from helpers.dequantise import dequantise
 from hypothesis import settings
 
+from localprobe import api
 from localprobe.engine.full import FullEngine
 from localprobe.engine.resume import ResumeEngine
 from localprobe.llama import rpc
@@ -179,3 +180,16 @@ def coverage() -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def model(tiny_file: Callable[[str], Path]) -> Iterator[api.Model]:
+    """A tiny Llama; by whole passes: `slow`."""
+    with api.Model(tiny_file("llama"), threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def slow(tiny_file: Callable[[str], Path]) -> Iterator[api.Model]:
+    with api.Model(tiny_file("llama"), threads=1, engine="full") as opened:
+        yield opened

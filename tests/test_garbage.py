@@ -155,12 +155,6 @@ def ends_well(arguments: list[str]) -> int:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
-    with Model(tiny_file("llama"), threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def runs(model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two shards of a run."""
     folder = tmp_path_factory.mktemp("runs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,18 +23,6 @@ from localprobe.prompts.words import word_groups
 
 PROMPT = "in Chad, now"
 WORDS = ["in", " ", "Chad", ",", " ", "no"]  # the last token is never touched
-
-
-@pytest.fixture(scope="module")
-def model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
-    with Model(tiny_file("llama"), threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def slow(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
-    with Model(tiny_file("llama"), threads=1, engine="full") as opened:
-        yield opened
 
 
 def test_a_knockout_is_the_oracle(model: Model) -> None:

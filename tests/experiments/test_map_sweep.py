@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -44,18 +44,6 @@ TOLD = [
     for n, word in enumerate(("AA", "BBBB", "C", "DDD", "EE", "FF", "GG", "HHHH", "II"))
 ]
 SWAPPED = MapPlan("swap", over_task=True)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
-    with Model(tiny_file("llama"), threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def slow(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
-    with Model(tiny_file("llama"), threads=1, engine="full") as opened:
-        yield opened
 
 
 @pytest.fixture

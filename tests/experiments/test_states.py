@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,6 @@ from localprobe.engine.full import FullEngine
 from localprobe.files.tensors import Spool, read
 
 PROMPTS = ("in Chad, now", "by Peru, now")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
-    with Model(tiny_file("llama"), threads=1) as opened:
-        yield opened
 
 
 def run(tiny_file: Callable[[str], Path], *arguments: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,6 @@ from localprobe.runs.rows import CLEAN
 from localprobe.runs.shard import Shard
 from localprobe.tasks.base import Example
 from localprobe.tasks.jsonl import Jsonl
-
-
-@pytest.fixture(scope="module")
-def model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
-    with Model(tiny_file("llama"), threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,6 @@ from localprobe.tasks.base import Example
 from localprobe.tasks.jsonl import Jsonl
 
 BASE = Experiment("capitals", ("random", "swap"), "1:", n=5, all_examples=True, max_tokens=3)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
-    with Model(tiny_file("llama"), threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture

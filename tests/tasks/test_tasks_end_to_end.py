@@ -7,7 +7,6 @@ sweep reports, and every mean score, must be what the oracle says of the same pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,6 @@ from localprobe.tasks.base import TaskOptions
 LAYERS = (1, 3)
 MAX_TOKENS = 3
 PROMPTS = ("Ulm is old.", "Bath is wet!", "Nome, cold?")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
-    with Model(tiny_file("llama"), threads=1) as opened:
-        yield opened
 
 
 def said(prompt: str, patch: str, layer: int, example: int) -> str:

@@ -1,10 +1,10 @@
-"""A line on stderr where the same work would take half the time with other weights."""
+"""A line on stderr where other weights, or another build of llama.cpp, would be much faster."""
 
 from __future__ import annotations
 
 from localprobe.api import Model
 from localprobe.cli.options import ModelChoice
-from localprobe.models.faster import faster
+from localprobe.models.faster import better_build, faster
 from localprobe.report.terminal import say
 
 
@@ -24,6 +24,7 @@ class Advice:
         if self._given or known:
             return
         found = faster(self._model.loaded, self._choice.model, self._choice.threads, *work_left)
-        if found is not None:
-            say(f"localprobe: {found}")
+        built = better_build(self._model.loaded, work_left[0])
+        for each in filter(None, (found, built)):
+            say(f"localprobe: {each}")
             self._given = True

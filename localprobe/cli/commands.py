@@ -23,6 +23,7 @@ from localprobe.experiments.recipe import recipe
 from localprobe.experiments.states import is_states_file
 from localprobe.experiments.sweep import NothingToProbeError
 from localprobe.files.parts import parts_of, total_size
+from localprobe.llama import rearranged
 from localprobe.llama.memory import free_memory
 from localprobe.llama.model import Model
 from localprobe.llama.verdict import Verdict
@@ -419,6 +420,8 @@ def _fastest_type(path: Path, digest: str) -> str:
     say(f"the fastest here that fits, and of types about as fast the most exact: {chosen.type}")
     if own is not None and own <= speed.AS_FAST * chosen.ms:
         say("the weights as they are multiply about as fast")
+    if advice := rearranged.advice():
+        say(advice)
     return chosen.type
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from localprobe.llama import rearranged
 from localprobe.llama import rpc as workers_of
 from localprobe.llama.devices import Device, backends, chosen, own_devices
 from localprobe.llama.threads import checked
@@ -68,6 +69,8 @@ def list_devices(rpc: str, *, json: bool) -> None:
     console.print(table)
     if not usable:
         say(_why_none())
+    if advice := rearranged.advice():
+        say(advice)
     if not can_rpc:
         say(f"no RPC, for several machines; to get it: {workers_of.HOW_TO_GET_IT}")
 

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import llama_cpp.llama_cpp as llama
 import psutil
@@ -199,11 +200,16 @@ class Placement:
         return ", ".join(f"{n or 'output'} {device or 'CPU'}" for device, n in self.blocks())
 
 
+@cache
 def build() -> str:
-    """A few digits that another build of llama.cpp, or one for other processors, has not."""
+    """A few digits that another build of llama.cpp, or one for other processors, has not.
+
+    Nor one by another compiler, or by the same one told otherwise: the library itself counts.
+    """
     said = [
         llama.llama_print_system_info(),
         ggml.function("ggml_version", _text)(),
         ggml.function("ggml_commit", _text)(),
+        *(path.read_bytes() for path in ggml.of_the_cpu()),
     ]
     return hashlib.sha256(b"\n".join(said)).hexdigest()[:12]

@@ -53,19 +53,27 @@ class _InitParams(ctypes.Structure):
     ]
 
 
+_FOLDER = Path(llama_cpp.__file__).parent / "lib"
+
+
 def _load_libraries() -> list[ctypes.CDLL]:
     # On Linux and macOS libggml finds the symbols of libggml-base; Windows needs it by name.
-    folder = Path(llama_cpp.__file__).parent / "lib"
     found = []
     for name in ("ggml", "ggml-base"):
         try:
-            found.append(load_shared_library(name, folder))
+            found.append(load_shared_library(name, _FOLDER))
         except FileNotFoundError:
             continue
     return found
 
 
 _LIBRARIES = _load_libraries()
+
+
+def of_the_cpu() -> list[Path]:
+    """The files, as installed, of what multiplies on the CPU; none in a build of another shape."""
+    names = ("libggml-cpu.so", "libggml-cpu.dylib", "ggml-cpu.dll")
+    return [path for name in names if (path := _FOLDER / name).is_file()]
 
 
 def function(name: str, result: Any, *arguments: Any) -> Any:

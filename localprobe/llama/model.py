@@ -11,7 +11,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
-from localprobe.llama import backend, ggml
+from localprobe.llama import backend, ggml, rearranged
 from localprobe.llama.aside import AtNode, find_aside
 from localprobe.llama.batch import Batch, Row, sequence_rows
 from localprobe.llama.devices import Placement
@@ -96,7 +96,8 @@ class Model(Vocabulary):
     @property
     def _ways(self) -> list[str]:
         flash = [f"{FLASH} attention"] if self._attention == FLASH else []
-        return [*flash, "long-rope positions"] if self._least_ctx else flash
+        long = ["long-rope positions"] if self._least_ctx else []
+        return [*super()._ways, *flash, *long]
 
     @property
     def most_ctx(self) -> int:
@@ -321,6 +322,8 @@ class Model(Vocabulary):
     def _decode_watched(self, rows: Batch, visitor: NodeVisitor, want_logits: bool) -> FloatArray:
         if len(rows.output_rows) > self._n_sequences:
             raise ValueError("more logits are asked for than was reserved")  # llama.cpp aborts
+        if self.in_tiles:
+            rearranged.check_undisturbed()
         backend.forget_errors()
         self.n_decodes += 1
         with self._hook.armed(visitor):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from localprobe.llama import ggml
+from localprobe.llama import backend, ggml
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,6 +38,7 @@ class Product:
         layout: int,
         threads: int = 0,
     ) -> None:
+        backend.start()
         function = ggml.function
         new_2d = function("ggml_new_tensor_2d", _ptr, _ptr, _int, _int64, _int64)
         place = function("ggml_backend_alloc_ctx_tensors_from_buft", _ptr, _ptr, _ptr)

@@ -80,8 +80,12 @@ class Weights:
         self.path = path
         self.placement = placement if placement and placement.n_placed else None
         self._workers = workers or Workers(())
+        may_rearrange = rearranged.is_safe()
+        self.in_tiles = may_rearrange and rearranged.has_tiles()
+        """Whether weights lie as AMX wants them."""
         with self._workers.watched():
-            self._open_model: int | None = _load(path, self.placement, self._workers.tick)
+            tick = self._workers.tick
+            self._open_model: int | None = _load(path, self.placement, tick, may_rearrange)
         self.info = self._read_info()
         self.n_layer, self.n_embd = self.info.n_layer, self.info.n_embd
 
@@ -108,7 +112,7 @@ class Weights:
     @property
     def _ways(self) -> list[str]:
         """How it computes there, where that is not the usual way."""
-        return []
+        return ["AMX"] if self.in_tiles else []
 
     def __enter__(self) -> Self:
         return self
@@ -210,7 +214,12 @@ class Weights:
         return printable(buffer.value.decode(errors="replace")) if size >= 0 else ""
 
 
-def _load(path: Path, placement: Placement | None, tick: Callable[[], None] | None) -> int:
+def _load(
+    path: Path,
+    placement: Placement | None,
+    tick: Callable[[], None] | None,
+    may_rearrange: bool,
+) -> int:
     try:
         with path.open("rb") as file:
             magic = file.read(len(GGUF_MAGIC))
@@ -229,7 +238,7 @@ def _load(path: Path, placement: Placement | None, tick: Callable[[], None] | No
     params.n_gpu_layers = placement.n_placed if placement else 0
     if tick is not None:
         params.progress_callback = _progress(tick)
-    params.use_extra_bufts = rearranged.is_safe()
+    params.use_extra_bufts = may_rearrange
     if placement is None and total_size(path) > _MAPPED_AT_MOST:
         params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     backend.forget_errors()

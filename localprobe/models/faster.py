@@ -7,12 +7,14 @@ remembered; what was not measured is not claimed.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from localprobe.errors import LocalprobeError
 from localprobe.files.cache import known_of_file, remember_of_file, this_machine
+from localprobe.llama import rearranged
 from localprobe.llama.memory import free_memory
 from localprobe.llama.model import Model
 from localprobe.llama.threads import checked
@@ -111,6 +113,18 @@ def faster(loaded: LoadedModel, typed: str, threads: int, work: float, few: floa
     if work / model.n_layer * whole < _MS or left * WORTH_TIMES > 1:
         return None
     return Faster(best.type, 1 / left, *called)
+
+
+def better_build(loaded: LoadedModel, work: float) -> str:
+    """What another build of llama.cpp would bring, if more than a minute is at stake; else empty.
+
+    work: as for `faster`.
+    """
+    model = loaded.model
+    if model.placement is not None or not re.match("I?Q", model.info.file_type):
+        return ""
+    advice = rearranged.advice()
+    return advice if advice and work / model.n_layer * _whole(model) >= _MS else ""
 
 
 _MS = 1000 * WORTH_SECONDS

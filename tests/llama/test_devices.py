@@ -104,7 +104,8 @@ def test_no_layers_on_devices_is_the_cpu_in_every_build(
         with Model(tiny_file("llama"), threads=1, placement=placement) as model:
             model.plain_logits([1, 2, 3])
             assert model.devices == "cpu" and model.placement is None
-            assert model.checked_on == f"cpu, build {devices.build()}"
+            tiles = "AMX, " if model.in_tiles else ""
+            assert model.checked_on == f"cpu, {tiles}build {devices.build()}"
         assert parameters["devices"] == [None]
         assert parameters["model"].devices and parameters["model"].n_gpu_layers == 0
         assert parameters["context"].op_offload is False

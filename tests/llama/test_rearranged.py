@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from localprobe.errors import LocalprobeError
 from localprobe.llama import rearranged, weights
 from localprobe.llama.model import Model
 
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    rearranged.is_safe.cache_clear()
+    rearranged.has_tiles.cache_clear()
+    rearranged.builds_well.cache_clear()
     yield
-    rearranged.is_safe.cache_clear()
+    rearranged.has_tiles.cache_clear()
+    rearranged.builds_well.cache_clear()
 
 
 def with_amx(monkeypatch: pytest.MonkeyPatch, verdict: str) -> list[str]:
@@ -26,6 +31,8 @@ def with_amx(monkeypatch: pytest.MonkeyPatch, verdict: str) -> list[str]:
     monkeypatch.setattr(rearranged, "other_layouts", lambda: [1, 2])
     monkeypatch.setattr(rearranged, "name_of", lambda layout: [b"", b"AMX", b"CPU_REPACK"][layout])
     monkeypatch.setattr(rearranged, "_try_in_child", lambda: tried.append(verdict) or verdict)
+    for name in rearranged._OTHERS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return tried
 
 
@@ -77,10 +84,39 @@ def test_weights_are_rearranged_only_where_the_trial_was_good(
 
     monkeypatch.setattr(weights.llama, "llama_model_load_from_file", noted)
     for _ in range(2):
-        rearranged.is_safe.cache_clear()
+        rearranged.builds_well.cache_clear()
         Model(tiny_file("llama"), threads=1).close()
     assert given == [verdict == "good"] * 2
     assert tried == [verdict], "it is remembered"
+    assert bool(rearranged.advice()) == (verdict != "good")
+
+
+def test_another_build_is_tried_again(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same version of llama.cpp, by another compiler: only the library tells them apart."""
+    tried = with_amx(monkeypatch, "exit code -11")
+    assert not rearranged.is_safe()
+    rearranged.builds_well.cache_clear()
+    monkeypatch.setattr(rearranged, "build", lambda: "another")
+    assert not rearranged.is_safe()
+    assert len(tried) == 2
+
+
+def test_weights_stay_plain_beside_others_who_use_amx(
+    own_cache: Path, tiny_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_amx(monkeypatch, "good")
+    with Model(tiny_file("llama"), threads=1) as first:
+        assert first.in_tiles
+        assert "AMX" in first.checked_on
+        clean = first.plain_logits([1, 2, 3])
+        monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+        with pytest.raises(LocalprobeError, match=r"torch was imported after .* open the model"):
+            first.plain_logits([1, 2, 3])
+        with Model(tiny_file("llama"), threads=1) as second:
+            assert not second.in_tiles
+            assert "AMX" not in second.checked_on
+            np.testing.assert_allclose(second.plain_logits([1, 2, 3]), clean, atol=1e-3)
+        assert not rearranged.advice(), "no other build would change that"
 
 
 def test_a_trial_that_dies_is_no_good(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ the one before, is left out, and all after it, and it is said. Less than five mi
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -21,6 +22,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from apart import Apart
 
 from localprobe.api import Model
 from localprobe.engine.full import FullEngine
@@ -68,10 +71,7 @@ def lines(name: str, threads: int) -> dict[str, Callable[[], Any]]:
         "localprobe, as shipped": partial(Ours, name, threads),
         "localprobe, bf16": partial(Ours, bf16, threads),
     }
-    try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError:
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         print("PyTorch: not installed, so skipped")
     else:
         found["PyTorch bfloat16, one batch"] = partial(Theirs, path, threads)
@@ -111,25 +111,19 @@ class Theirs:
     """PyTorch, all layers of a prompt as one batch."""
 
     def __init__(self, gguf: Path, threads: int) -> None:
-        import torch
-        from torch_peer import Peer, dense
-
-        torch.set_num_threads(threads)
-        self.gguf, self.peer = gguf, Peer(dense(gguf, torch.bfloat16))
+        self.gguf = gguf
+        self.peers = Apart("torch_peer", "Peers", gguf, threads, ("bfloat16",), lens=False)
 
     def __enter__(self) -> tuple[list[int], int, Work]:
         with models.open_model(str(self.gguf)) as loaded:
             tokens = loaded.model.tokenize(plain_text())
-        return tokens, self.peer.n_layer, self._work
+            return tokens, loaded.model.n_layer, self._work
 
     def __exit__(self, *_: object) -> None:
         pass
 
     def _work(self, prompts: list[list[int]], layers: Sequence[int]) -> None:
-        for prompt in prompts:
-            for each in PATCHES:
-                defined = [layer for layer in layers if layer >= each.first_layer]
-                self.peer.next_logits([prompt], each.name, defined)
+        self.peers("at_layers", "PyTorch bfloat16", prompts, list(layers))
 
 
 def measured(

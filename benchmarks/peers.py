@@ -20,12 +20,9 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 
-import torch
-from torch_peer import Lens, NextLogits, Peer, dense, what, work
+from apart import Apart
 
 from localprobe.api import Model
 from localprobe.engine.full import FullEngine
@@ -56,8 +53,6 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="also float32 with a pass a layer")
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.set_grad_enabled(False)
     timed: dict[str, list[float]] = {}
 
     def measure(name: str, prompts: int, doing: Callable[[], object]) -> None:
@@ -71,14 +66,19 @@ def main() -> None:
         n = max(options.prompts, options.batch)
         prompts = prompts_for(loaded.model, n, options.tokens)
         clean = ResumeEngine(loaded.model).answer(prompts[0], max_tokens=1).tokens[0]
-    peers = peers_of(models.find(options.model)[1])
-    check(peers, prompts[0], clean)
+    lens = importlib.util.find_spec("transformer_lens") is not None
+    kinds, gguf = ("bfloat16", "float32"), models.find(options.model)[1]
+    peers = Apart("torch_peer", "Peers", gguf, options.threads, kinds, lens=lens)
+    print(peers("about"))
+    if not lens:
+        print("TransformerLens: not installed, so skipped (pip install transformer-lens)")
+    peers("check", prompts[0], clean)
     few = prompts[: options.peer_prompts]
     same = [each for each in prompts if len(each) == len(prompts[0])][: options.batch]
     prompts = prompts[: options.prompts]
 
     for _ in range(options.runs):
-        for kind, peer in peers.items():
+        for kind in peers("names"):
             for name, groups, one_batch in (
                 ("one pass a layer", [[each] for each in few], False),
                 ("one batch", [[each] for each in few], True),
@@ -87,7 +87,7 @@ def main() -> None:
                 is_slow = kind.endswith("float32") and not one_batch
                 if (is_slow and not options.slow) or (groups == [same] and len(same) == 1):
                     continue
-                doing = functools.partial(work, peer, groups, one_batch=one_batch)
+                doing = functools.partial(peers, "work", kind, groups, one_batch=one_batch)
                 measure(f"{kind}, {name}", sum(map(len, groups)), doing)
         for label, name in own.items():
             with Model(name, threads=options.threads) as model:
@@ -96,44 +96,11 @@ def main() -> None:
 
     tokens = sorted({len(each) for each in [*prompts, *same]})
     print(
-        f"torch {version('torch')} ({torch.backends.cpu.get_cpu_capability()}, oneDNN "
-        f"{torch.backends.mkldnn.is_available()}), transformers {version('transformers')}, "
-        f"{options.threads} threads; random, shuffle, freeze and skip, all layers, prompts of "
-        f"{tokens[0]} to {tokens[-1]} tokens, medians of {options.runs}"
+        f"random, shuffle, freeze and skip, all layers, prompts of {tokens[0]} to {tokens[-1]} "
+        f"tokens, medians of {options.runs}"
     )
     for line in table(timed, markdown=options.markdown):
         print(line)
-
-
-def peers_of(gguf: Path) -> dict[str, NextLogits]:
-    peers: dict[str, NextLogits] = {}
-    for kind in ("bfloat16", "float32"):
-        model = dense(gguf, getattr(torch, kind))
-        print(f"PyTorch {kind}: {what(model)}")
-        if kind == "bfloat16" and importlib.util.find_spec("transformer_lens") is not None:
-            peers[f"TransformerLens {kind}"] = Lens(gguf, model)
-        peers[f"PyTorch {kind}"] = Peer(model)
-    if len(peers) < 3:
-        print("TransformerLens: not installed, so skipped (pip install transformer-lens)")
-    return peers
-
-
-def check(peers: dict[str, NextLogits], prompt: list[int], clean: int) -> None:
-    """All say the same next token, and batched layers are what layers one by one are."""
-    for name, peer in peers.items():
-        logits = peer.next_logits([prompt], "", [0])[0]
-        if int(logits.argmax()) != clean:
-            raise SystemExit(f"{name} answers token {int(logits.argmax())}, localprobe {clean}")
-        for patch in ("freeze", "skip"):
-            layers = [peer.n_layer // 3, peer.n_layer - 2]
-            both = peer.next_logits([prompt], patch, layers).float()
-            alone = torch.cat([peer.next_logits([prompt], patch, [k]).float() for k in layers])
-            reference = peers["PyTorch float32"].next_logits([prompt], patch, layers).float()
-            # bfloat16 rounds away up to a tenth; another intervention would be another answer.
-            size = (reference - reference.mean(dim=1, keepdim=True)).norm(dim=1)
-            for other in (alone, reference):
-                if bool(((both - other).norm(dim=1) > 0.2 * size).any()):
-                    raise SystemExit(f"{name}: {patch} in a batch is another thing")
 
 
 def ours_prepared(name: str, threads: int) -> dict[str, str]:

@@ -16,9 +16,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-import torch
-import transformers
-from torch_peer import Peer, dense
+from apart import Apart
 
 from localprobe.api import Model
 from localprobe.engine.tokens import Act, Resumed, WholePasses
@@ -34,13 +32,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    knockout_map(options.model or ["smollm2-135m"], options.runs)
+    knockout_map(options.model or ["smollm2-135m"], options.runs, options.threads)
 
 
-def knockout_map(names: list[str], runs: int) -> None:
-    gguf = models.find(names[0])[1]
-    peers = {kind: Peer(dense(gguf, getattr(torch, kind))) for kind in ("bfloat16", "float32")}
+def knockout_map(names: list[str], runs: int, threads: int) -> None:
+    kinds, gguf = ("bfloat16", "float32"), models.find(names[0])[1]
+    peers = Apart("torch_peer", "Peers", gguf, threads, kinds, lens=False)
+    print(peers("about"))
     timed: dict[str, list[float]] = {}
 
     def measure(name: str, share: float, work: Callable[[], object]) -> None:
@@ -48,25 +46,28 @@ def knockout_map(names: list[str], runs: int) -> None:
         work()
         timed.setdefault(name, []).append((time.perf_counter() - start) / share)
 
-    with Model(names[0], attention="exact") as model:
+    with Model(names[0], attention="exact", threads=threads) as model:
+        n_layer = model.n_layer
         prompt = model.loaded.model.tokenize(Capitals().examples()[0].prompt)
         last = Resumed(model.loaded.model, prompt)
-        theirs = peers["float32"].knocked_out(prompt, 3, [len(prompt) - 2])[0]
+        (theirs,) = peers("knock_out", "PyTorch float32", prompt, [(3, [len(prompt) - 2])])
         ((_, _, ours),) = last.cells([Act((len(prompt) - 2,))], [3])
-        if int(ours[0].argmax()) != int(theirs.argmax()):
-            raise SystemExit(f"PyTorch answers token {int(theirs.argmax())}, localprobe another")
+        if int(ours[0].argmax()) != theirs:
+            raise SystemExit(f"PyTorch answers token {theirs}, localprobe another")
     past = list(range(len(prompt) - 1))
-    layers = list(range(len(peers["float32"].blocks)))
+    layers = list(range(n_layer))
     cells = [(k, p) for k in layers for p in past]
     some = cells[::EVERY]
     for _ in range(runs):
-        for kind, peer in peers.items():
-            one_by_one = functools.partial(_each, peer, prompt, some)
-            measure(f"PyTorch {kind}, one pass a cell", len(some) / len(cells), one_by_one)
-            batched = functools.partial(_batches, peer, prompt, layers, past)
-            measure(f"PyTorch {kind}, one batch a layer", 1, batched)
+        for name in peers("names"):
+            each = [(k, [p]) for k, p in some]
+            one_by_one = functools.partial(peers, "knock_out", name, prompt, each)
+            measure(f"{name}, one pass a cell", len(some) / len(cells), one_by_one)
+            batches = [(k, past) for k in layers]
+            batched = functools.partial(peers, "knock_out", name, prompt, batches)
+            measure(f"{name}, one batch a layer", 1, batched)
         for name in names:
-            with Model(name, attention="exact") as model:
+            with Model(name, attention="exact", threads=threads) as model:
                 acts = [Act((p,)) for p in past]
                 whole = WholePasses(model.loaded.model, prompt)
                 slow = functools.partial(_whole, whole, some)
@@ -74,21 +75,10 @@ def knockout_map(names: list[str], runs: int) -> None:
                 fast = functools.partial(_map, model, prompt, acts, layers)
                 fast()  # the graph is learned
                 measure(f"localprobe, {name}", 1, fast)
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, ", end="")
-    print(f"{torch.get_num_threads()} threads; {len(layers)} layers x {len(past)} tokens")
+    print(f"{len(layers)} layers x {len(past)} tokens, medians of {runs}")
     ours_s = median(timed[f"localprobe, {names[0]}"])
     for name, seconds in timed.items():
         print(f"{name:<48} {median(seconds):8.2f} s   / ours {median(seconds) / ours_s:.1f}")
-
-
-def _each(peer: Peer, prompt: list[int], cells: list[tuple[int, int]]) -> None:
-    for layer, token in cells:
-        peer.knocked_out(prompt, layer, [token])
-
-
-def _batches(peer: Peer, prompt: list[int], layers: list[int], past: list[int]) -> None:
-    for layer in layers:
-        peer.knocked_out(prompt, layer, past)
 
 
 def _whole(prompt: WholePasses, cells: list[tuple[int, int]]) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 PATCHES = ("random", "shuffle", "freeze", "skip")
@@ -203,6 +204,77 @@ def _frozen(
     h = h.clone()
     h[rows, :-1] = torch.stack([frozen[row] for row in rows])
     return h
+
+
+class Peers:
+    """All of them on the weights of one GGUF, by name; what is asked and said is plain data."""
+
+    def __init__(self, gguf: Path, threads: int, kinds: Sequence[str], *, lens: bool) -> None:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        self.said: list[str] = []
+        self._peers: dict[str, NextLogits] = {}
+        for kind in kinds:
+            model = dense(gguf, getattr(torch, kind))
+            self.said.append(f"PyTorch {kind}: {what(model)}")
+            if lens and kind == "bfloat16":
+                self._peers[f"TransformerLens {kind}"] = Lens(gguf, model)
+            self._peers[f"PyTorch {kind}"] = Peer(model)
+
+    def names(self) -> list[str]:
+        return list(self._peers)
+
+    def about(self) -> str:
+        """What they are, a line each, and with what they compute."""
+        capability = torch.backends.cpu.get_cpu_capability()
+        with_what = (
+            f"torch {torch.__version__} ({capability}, oneDNN "
+            f"{torch.backends.mkldnn.is_available()}), transformers {transformers.__version__}, "
+            f"{torch.get_num_threads()} threads"
+        )
+        return "\n".join([*self.said, with_what])
+
+    def check(self, prompt: list[int], clean: int) -> None:
+        """All say the same next token, and batched layers are what layers one by one are."""
+        for name, peer in self._peers.items():
+            (token,) = self.next_tokens(name, prompt, "", [0])
+            if token != clean:
+                raise SystemExit(f"{name} answers token {token}, localprobe {clean}")
+            for patch in ("freeze", "skip"):
+                layers = [peer.n_layer // 3, peer.n_layer - 2]
+                both = peer.next_logits([prompt], patch, layers).float()
+                alone = torch.cat([peer.next_logits([prompt], patch, [k]).float() for k in layers])
+                exact = self._peers["PyTorch float32"].next_logits([prompt], patch, layers).float()
+                # bfloat16 rounds away up to a tenth; another intervention would be another answer.
+                size = (exact - exact.mean(dim=1, keepdim=True)).norm(dim=1)
+                for other in (alone, exact):
+                    if bool(((both - other).norm(dim=1) > 0.2 * size).any()):
+                        raise SystemExit(f"{name}: {patch} in a batch is another thing")
+
+    def next_tokens(self, name: str, prompt: list[int], patch: str, layers: list[int]) -> list[int]:
+        """The likeliest next token with the patch at each layer, as one batch."""
+        logits = self._peers[name].next_logits([prompt], patch, layers)
+        return [int(token) for token in logits.argmax(-1)]
+
+    def work(self, name: str, groups: list[list[list[int]]], *, one_batch: bool) -> None:
+        """All patches at all layers of prompts; see `work`."""
+        work(self._peers[name], groups, one_batch=one_batch)
+
+    def at_layers(self, name: str, prompts: list[list[int]], layers: list[int]) -> None:
+        """All patches at some layers of prompts, the layers of a prompt as one batch."""
+        for prompt in prompts:
+            for patch in PATCHES:
+                defined = [k for k in layers if k > 0 or patch != "freeze"]
+                self._peers[name].next_logits([prompt], patch, defined)
+
+    def knock_out(
+        self, name: str, prompt: list[int], cells: list[tuple[int, list[int]]]
+    ) -> list[int]:
+        """From a layer on, each of some tokens is hidden; the likeliest token for the last one."""
+        peer = self._peers[name]
+        assert isinstance(peer, Peer)
+        found = [peer.knocked_out(prompt, layer, tokens)[-1] for layer, tokens in cells]
+        return [int(logits.argmax()) for logits in found]
 
 
 def work(peer: NextLogits, groups: list[list[list[int]]], *, one_batch: bool) -> None:

@@ -19,15 +19,19 @@ PyTorch's.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from apart import Apart
+
 from localprobe.api import Model
 from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.sweep import Sweep
+from localprobe.models import opening
 from localprobe.report.transition import between
 from localprobe.runs.descent import PATIENCE
 from localprobe.runs.tally import KEPT, Tally
@@ -104,19 +108,19 @@ def ours(model: Model, experiment: Experiment, name: str) -> Timed:
 class Theirs:
     """PyTorch: how many examples held at each layer."""
 
-    peer: Any
+    peers: Apart
     model: Model
     right: dict[str, list[int]] = field(default_factory=dict)
     n: int = 0
 
     def turn(self, examples: Sequence[Example]) -> None:
-        text, n_layer = self.model.loaded.model, self.peer.n_layer
+        text, n_layer = self.model.loaded.model, self.model.n_layer
         for example in examples:
             prompt = text.tokenize(example.prompt)
 
             def holds(patch: str, layers: list[int]) -> list[bool]:
-                logits = self.peer.next_logits([prompt], patch, layers)  # noqa: B023
-                said = (text.detokenize([int(token)]) for token in logits.argmax(-1))
+                found = self.peers("next_tokens", "PyTorch bfloat16", prompt, patch, layers)  # noqa: B023
+                said = (text.detokenize([token]) for token in found)
                 return [begins(each, example.answers) for each in said]  # noqa: B023
 
             if not all(holds("", [0])):
@@ -182,13 +186,8 @@ def against_the_sweep(name: str, n: int) -> None:
 
 
 def against_pytorch(names: Sequence[str], n: int) -> None:
-    import torch
-    import transformers
-    from torch_peer import Peer, dense
-
-    from localprobe.models import opening
-
-    peer = Peer(dense(opening.find(names[0])[1], torch.bfloat16))
+    gguf = opening.find(names[0])[1]
+    peers = Apart("torch_peer", "Peers", gguf, os.cpu_count(), ("bfloat16",), lens=False)
     with ExitStack() as stack:
         models = [stack.enter_context(Model(name)) for name in names]
         asked = models[0].prompted(Experiment("capitals", PATCHES, prompts="model"))
@@ -196,7 +195,7 @@ def against_pytorch(names: Sequence[str], n: int) -> None:
             "capitals", PATCHES, template=asked.template, metric=FIRST_TOKEN, patience=PATIENCE
         )
         tried = tried_for(models[0], down, n)
-        torch_way = Theirs(peer, models[0])
+        torch_way = Theirs(peers, models[0])
         pytorch = Timed(
             "PyTorch bfloat16, one batch",
             torch_way.turn,
@@ -205,15 +204,14 @@ def against_pytorch(names: Sequence[str], n: int) -> None:
         )
         for model in models:
             ours(model, down, "to learn the graphs").take(tried)
-        Theirs(peer, models[0]).turn(tried[:1])
+        Theirs(peers, models[0]).turn(tried[:1])
         both = list(zip(models, names, strict=True))
         quick = [ours(model, down, f"localprobe, {name}").take(tried) for model, name in both]
         pytorch.take(tried)
         for (model, name), each in zip(both, quick, strict=True):
             again = ours(model, down, name).take(tried)
             each.seconds = (each.seconds + again.seconds) / 2
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, ", end="")
-    print(f"{torch.get_num_threads()} threads; {len(tried)} examples tried, first token")
+    print(f"{peers('about')}; {len(tried)} examples tried, first token")
     for each in [pytorch, *quick]:
         found = ", ".join(f"{patch} {each.transition(patch)}" for patch in PATCHES)
         print(f"{each.name:<36} {each.n_used()} right; {found}")

@@ -41,6 +41,7 @@ class Model(Vocabulary):
     threads: CPU threads, 0 for all cores. placement: which blocks are not on the CPU, if any.
     workers: of whom some of its devices are; to be closed after the model.
     ctx: the longest sequence in tokens, 0 for as long as needed up to the training context.
+    tiles: whether weights may lie as AMX wants them; see `rearranged.fit_tiles`.
 
     Raises ModelError when the file is not a GGUF that llama.cpp can read.
     """
@@ -54,6 +55,7 @@ class Model(Vocabulary):
         workers: Workers | None = None,
         ctx: int = 0,
         attention: str = EXACT,
+        tiles: bool = False,
     ) -> None:
         self._attention = attention
         self._open_context: int | None = None
@@ -70,7 +72,7 @@ class Model(Vocabulary):
         """What can be done with it, once that was found out."""
         self._graph: Graph | None = None
         self._threads = checked(threads)
-        super().__init__(path, placement, workers)
+        super().__init__(path, placement, workers, tiles=tiles)
         # llama.cpp turns positions by other factors once the context is longer than that of the
         # first training. Within a model it must be always the ones, or always the others.
         before_longrope = self.context_before_longrope()

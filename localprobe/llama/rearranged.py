@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -34,7 +35,9 @@ _OTHERS = ("torch", "tensorflow", "jaxlib", "onnxruntime", "openvino")
 
 _TYPES = (1, 2, 3, 8, 12, 13, 14, 23)
 """F16, Q4_0, Q4_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_XS."""
-_COLUMNS, _ROWS, _TOKENS = 512, 96, (1, 2, 5, 37)
+BLOCK, _IN_BLOCKS = 32, (2, 3, 8)
+"""Columns in a block of Q4_0, Q4_1 and Q8_0."""
+_ROWS, _TOKENS = 96, (1, 2, 5, 32, 69)
 _SECONDS = 60
 _TOLERANCE = 0.05
 """As a share of the largest number: the two round what they multiply to 8 bits, or not."""
@@ -64,6 +67,14 @@ def check_undisturbed() -> None:
             f"{other} was imported after this model was opened, and both use the processor's AMX; "
             f"import {other} first, or open the model again"
         )
+
+
+def fit_tiles(matrices: Iterable[tuple[int, int]]) -> bool:
+    """Whether AMX gives the right products with such matrices: ggml's number of the type, n_in.
+
+    llama.cpp adds those of a single block of 32 to what happens to lie in memory.
+    """
+    return all(kind not in _IN_BLOCKS or n_in > BLOCK for kind, n_in in matrices)
 
 
 @cache
@@ -96,10 +107,11 @@ def _try_in_child() -> str:
 def main() -> None:
     """In the child: "good" on standard output, if it lives to say so."""
     random = np.random.default_rng(0)
-    weights = random.standard_normal((_ROWS, _COLUMNS), np.float32)
     plain, *layouts = [plain_layout(), *other_layouts()]
-    for kind, n_tokens in itertools.product(_TYPES, _TOKENS):
-        tokens = random.standard_normal((n_tokens, _COLUMNS), np.float32)
+    for kind, n_tokens, n_blocks in itertools.product(_TYPES, _TOKENS, (2, 8)):
+        n_columns = n_blocks * (BLOCK if kind in _IN_BLOCKS else 8 * BLOCK)
+        weights = random.standard_normal((_ROWS, n_columns), np.float32)
+        tokens = random.standard_normal((n_tokens, n_columns), np.float32)
         expected = _product(kind, weights, tokens, plain)
         for layout in layouts:
             found = _product(kind, weights, tokens, layout)

@@ -26,9 +26,14 @@ class Vocabulary(Weights):
     """The tokens of a loaded GGUF. ctx: how many of them a text is expected to have, at most."""
 
     def __init__(
-        self, path: Path, placement: Placement | None = None, workers: Workers | None = None
+        self,
+        path: Path,
+        placement: Placement | None = None,
+        workers: Workers | None = None,
+        *,
+        tiles: bool = False,
     ) -> None:
-        super().__init__(path, placement, workers)
+        super().__init__(path, placement, workers, tiles=tiles)
         self.ctx = self.info.n_ctx_train
 
     def tokenize(self, text: str, *, control: bool = False, begin: bool = True) -> list[int]:

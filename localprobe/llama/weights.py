@@ -69,20 +69,26 @@ class ModelInfo:
 class Weights:
     """A loaded GGUF. placement: which blocks are not on the CPU; None: all of them are on it.
 
-    workers: those that some of the devices belong to; to be closed after it.
+    workers: those that some of the devices belong to; to be closed after it. tiles: whether weights
+    may lie as AMX wants them; see `rearranged.fit_tiles`.
 
     Raises ModelError when the file is not a GGUF that llama.cpp can read.
     """
 
     def __init__(
-        self, path: Path, placement: Placement | None = None, workers: Workers | None = None
+        self,
+        path: Path,
+        placement: Placement | None = None,
+        workers: Workers | None = None,
+        *,
+        tiles: bool = False,
     ) -> None:
         self.path = path
         self.placement = placement if placement and placement.n_placed else None
         self._workers = workers or Workers(())
-        may_rearrange = rearranged.is_safe()
-        self.in_tiles = may_rearrange and rearranged.has_tiles()
+        self.in_tiles = tiles and rearranged.has_tiles() and rearranged.is_safe()
         """Whether weights lie as AMX wants them."""
+        may_rearrange = self.in_tiles or not rearranged.has_tiles()
         with self._workers.watched():
             tick = self._workers.tick
             self._open_model: int | None = _load(path, self.placement, tick, may_rearrange)

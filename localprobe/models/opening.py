@@ -22,6 +22,7 @@ from localprobe.engine.tokens_proof import check_hiding, check_hiding_resumed
 from localprobe.errors import FetchError, LocalprobeError, ModelError, did_you_mean
 from localprobe.files.cache import remembered_of_file, sha256_of, user_path
 from localprobe.files.parts import joint_sha256, parts_of, split_name, total_size
+from localprobe.llama import rearranged
 from localprobe.llama.check import check
 from localprobe.llama.devices import Device, chosen, own_devices
 from localprobe.llama.memory import check_fits
@@ -432,7 +433,14 @@ def open_model(
             what = f"what of {path} is on the CPU"
             if warning := check_fits(left, what, "put more on devices (--gpu-layers)"):
                 warn(warning)
-        with Model(path, threads=threads, placement=placement, workers=workers, ctx=ctx) as model:
+        with Model(
+            path,
+            threads=threads,
+            placement=placement,
+            workers=workers,
+            ctx=ctx,
+            tiles=_fits_tiles(path, digest),
+        ) as model:
             if reason := judge(model, digest).refused:
                 raise ModelError(f"{path} cannot be probed: {reason}")
             # Workers may be on this machine, and are no others.
@@ -448,6 +456,14 @@ def open_model(
                     f"take --attention {EXACT}"
                 )
             yield loaded
+
+
+def _fits_tiles(path: Path, digest: str) -> bool:
+    def run() -> str:
+        every = read_header(path).tensors
+        return str(rearranged.fit_tiles((each.kind, each.shape[0]) for each in every))
+
+    return rearranged.has_tiles() and remembered_of_file(digest, "fits tiles", run) == str(True)
 
 
 def judge(model: Model, digest: str) -> Verdict:

@@ -14,6 +14,8 @@ import pytest
 from localprobe.errors import LocalprobeError
 from localprobe.llama import rearranged, weights
 from localprobe.llama.model import Model
+from localprobe.models import opening
+from localprobe.models.prepare import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +87,7 @@ def test_weights_are_rearranged_only_where_the_trial_was_good(
     monkeypatch.setattr(weights.llama, "llama_model_load_from_file", noted)
     for _ in range(2):
         rearranged.builds_well.cache_clear()
-        Model(tiny_file("llama"), threads=1).close()
+        Model(tiny_file("llama"), threads=1, tiles=True).close()
     assert given == [verdict == "good"] * 2
     assert tried == [verdict], "it is remembered"
     assert bool(rearranged.advice()) == (verdict != "good")
@@ -105,18 +107,35 @@ def test_weights_stay_plain_beside_others_who_use_amx(
     own_cache: Path, tiny_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_amx(monkeypatch, "good")
-    with Model(tiny_file("llama"), threads=1) as first:
+    with Model(tiny_file("llama"), threads=1, tiles=True) as first:
         assert first.in_tiles
         assert "AMX" in first.checked_on
         clean = first.plain_logits([1, 2, 3])
         monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
         with pytest.raises(LocalprobeError, match=r"torch was imported after .* open the model"):
             first.plain_logits([1, 2, 3])
-        with Model(tiny_file("llama"), threads=1) as second:
+        with Model(tiny_file("llama"), threads=1, tiles=True) as second:
             assert not second.in_tiles
             assert "AMX" not in second.checked_on
             np.testing.assert_allclose(second.plain_logits([1, 2, 3]), clean, atol=1e-3)
         assert not rearranged.advice(), "no other build would change that"
+
+
+def test_matrices_of_a_single_block_are_left_as_they_are(
+    own_cache: Path,
+    tiny_file: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """llama.cpp's AMX multiplies wrongly with them, from 32 tokens on."""
+    with_amx(monkeypatch, "good")
+    name = prepare(*opening.find(str(tiny_file("llama"))), "q4_0")[0]
+    with opening.open_model(name) as loaded:
+        assert not loaded.model.in_tiles
+    with opening.open_model(str(tiny_file("llama"))) as loaded:
+        assert loaded.model.in_tiles, "float32"
+    assert rearranged.fit_tiles([(2, 64), (8, 96), (0, 32)])
+    assert not rearranged.fit_tiles([(2, 64), (8, 32)])
 
 
 def test_a_trial_that_dies_is_no_good(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,6 +213,7 @@ class Peers:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self.said: list[str] = []
+        self._exact: Any
         self._peers: dict[str, NextLogits] = {}
         for kind in kinds:
             model = dense(gguf, getattr(torch, kind))
@@ -220,6 +221,7 @@ class Peers:
             if lens and kind == "bfloat16":
                 self._peers[f"TransformerLens {kind}"] = Lens(gguf, model)
             self._peers[f"PyTorch {kind}"] = Peer(model)
+        self._exact = self._peers.get("PyTorch float32")
 
     def names(self) -> list[str]:
         return list(self._peers)
@@ -235,21 +237,26 @@ class Peers:
         return "\n".join([*self.said, with_what])
 
     def check(self, prompt: list[int], clean: int) -> None:
-        """All say the same next token, and batched layers are what layers one by one are."""
+        """All say the same next token, and what each does is what it is called.
+
+        In float32, layers in a batch are what they are one by one. bfloat16 rounds away up to a
+        fifth of the logits; so there each answer must be nearer to float32's of the same patch at
+        the same layer than to any other: clean, of the other patch, at the other layer.
+        """
+        layers = [len(self._exact.blocks) // 3, len(self._exact.blocks) * 2 // 3]
+        asked = [("", [0]), *((patch, layers) for patch in ("freeze", "skip"))]
+        exact = torch.cat([self._exact.next_logits([prompt], *each) for each in asked])
+        alone = [(patch, [k]) for patch, some in asked for k in some]
+        one_by_one = torch.cat([self._exact.next_logits([prompt], *each) for each in alone])
+        if bool(((exact - one_by_one).norm(dim=1) > 1e-3 * exact.norm(dim=1)).any()):
+            raise SystemExit("PyTorch float32: layers in a batch are another thing")
         for name, peer in self._peers.items():
-            (token,) = self.next_tokens(name, prompt, "", [0])
-            if token != clean:
-                raise SystemExit(f"{name} answers token {token}, localprobe {clean}")
-            for patch in ("freeze", "skip"):
-                layers = [peer.n_layer // 3, peer.n_layer - 2]
-                both = peer.next_logits([prompt], patch, layers).float()
-                alone = torch.cat([peer.next_logits([prompt], patch, [k]).float() for k in layers])
-                exact = self._peers["PyTorch float32"].next_logits([prompt], patch, layers).float()
-                # bfloat16 rounds away up to a tenth; another intervention would be another answer.
-                size = (exact - exact.mean(dim=1, keepdim=True)).norm(dim=1)
-                for other in (alone, exact):
-                    if bool(((both - other).norm(dim=1) > 0.2 * size).any()):
-                        raise SystemExit(f"{name}: {patch} in a batch is another thing")
+            found = torch.cat([peer.next_logits([prompt], *each).float() for each in asked])
+            if int(found[0].argmax()) != clean:
+                raise SystemExit(f"{name} answers token {int(found[0].argmax())}, not {clean}")
+            nearest = torch.cdist(found, exact).argmin(dim=1).tolist()
+            if nearest != list(range(len(alone))):
+                raise SystemExit(f"{name}: of {alone}, nearest to {nearest} in float32")
 
     def next_tokens(self, name: str, prompt: list[int], patch: str, layers: list[int]) -> list[int]:
         """The likeliest next token with the patch at each layer, as one batch."""

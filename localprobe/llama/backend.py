@@ -8,6 +8,8 @@ import llama_cpp.llama_cpp as llama
 
 from localprobe.files.foreign import printable
 
+RANGE = "llama-cpp-python>=0.3.36,<0.3.37"
+"""As in pyproject.toml."""
 _LOG_LEVEL_ERROR = 4
 
 _log: list[str] = []
@@ -18,6 +20,11 @@ _started = False
 def _keep_errors(level: int, text: bytes, _user_data: object) -> None:
     if level == _LOG_LEVEL_ERROR:
         _log.append(text.decode(errors="replace").strip())
+
+
+def how_to_build(flags: str) -> str:
+    """The command that compiles a llama.cpp of that range here, with flags for CMake."""
+    return f'CMAKE_ARGS="{flags}" pip install "{RANGE}" --force-reinstall --no-cache-dir'
 
 
 def start() -> None:

@@ -22,13 +22,11 @@ from numpy.typing import NDArray
 from localprobe.errors import LocalprobeError
 from localprobe.files import workers
 from localprobe.files.cache import remembered_of_machine
+from localprobe.llama import backend
 from localprobe.llama.devices import build
 from localprobe.llama.product import Product, name_of, other_layouts, plain_layout
 
-HOW_TO_BUILD = (
-    "CMAKE_ARGS=\"-DCMAKE_CXX_FLAGS='-fno-dse -fno-tree-dse'\" pip install --force-reinstall "
-    '--no-deps --no-cache-dir "llama-cpp-python>=0.3.36,<0.3.37"'
-)
+_HOW_TO_BUILD = backend.how_to_build("-DCMAKE_CXX_FLAGS='-fno-dse -fno-tree-dse'")
 """By GCC, so that what AMX's tiles are set up with is not taken for unused."""
 _OTHERS = ("torch", "tensorflow", "jaxlib", "onnxruntime", "openvino")
 """Modules that set up AMX's tiles for themselves."""
@@ -54,7 +52,7 @@ def advice() -> str:
         return ""
     return (
         "this processor has AMX, which llama.cpp cannot use as it was built here; built with "
-        f"{HOW_TO_BUILD}, it multiplies with quantized weights some 3 times as fast"
+        f"{_HOW_TO_BUILD}, it multiplies with quantized weights some 3 times as fast"
     )
 
 

@@ -32,13 +32,10 @@ from localprobe.llama.devices import Device, device_at
 
 LIBRARY = "LOCALPROBE_RPC_LIBRARY"
 PATIENCE = "LOCALPROBE_RPC_TIMEOUT"
-HOW_TO_GET_IT = (
-    'CMAKE_ARGS="-DGGML_RPC=on" pip install "llama-cpp-python>=0.3.36,<0.3.37" '
-    "--force-reinstall --no-cache-dir"
-)
+HOW_TO_GET_IT = backend.how_to_build("-DGGML_RPC=on")
 
 _MAJOR, _MINOR = 7, 0
-"""Of the protocol that the llama.cpp of the range above speaks. A test holds it to the library."""
+"""Of the protocol that the llama.cpp of backend.RANGE speaks. A test holds it to the library."""
 _DEVICE_COUNT, _HELLO, _CAPABILITIES = 15, 14, 24
 _REACHED_IN, _ANSWERED_IN, _SILENT_FOR = 5.0, 10.0, 300.0
 _MOST_WORKERS = 16

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from localprobe.errors import LocalprobeError
 from localprobe.files.cache import known_of_file, remember_of_file, this_machine
 from localprobe.llama import rearranged
+from localprobe.llama.devices import build
 from localprobe.llama.memory import free_memory
 from localprobe.llama.model import Model
 from localprobe.llama.threads import checked
@@ -30,6 +31,9 @@ _MADE = 2.0
 """Weights of a type take about as long to be made as to be timed."""
 _MEASURED_ROWS = 6 * ROWS
 """Rows through a block that timing the file's own weights takes."""
+_PASSES = 3
+_WHOLE_ROWS = _PASSES * ROWS
+"""Rows through all blocks that timing whole passes takes."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def remember(digest: str, threads: int, own: float, found: Sequence[TypeSpeed]) 
 
 
 def _what(threads: int) -> str:
-    return f"speeds on {this_machine()} with {checked(threads)} threads"
+    return f"speeds on {this_machine()} by build {build()} with {checked(threads)} threads"
 
 
 def _remembered(digest: str, threads: int) -> _Speeds | None:
@@ -123,8 +127,11 @@ def better_build(loaded: LoadedModel, work: float) -> str:
     model = loaded.model
     if model.placement is not None or not re.match("I?Q", model.info.file_type):
         return ""
-    advice = rearranged.advice()
-    return advice if advice and work / model.n_layer * _whole(model) >= _MS else ""
+    rows = work / model.n_layer
+    # Timing whole passes is next to nothing against the work, or not worth it.
+    if rows * _SHARE < _WHOLE_ROWS or not (advice := rearranged.advice()):
+        return ""
+    return advice if rows * _whole(model) >= _MS else ""
 
 
 _MS = 1000 * WORTH_SECONDS
@@ -153,7 +160,7 @@ def _whole(model: Model) -> float:
     """Milliseconds a row of a whole pass over as many rows as types are timed with."""
     tokens = [number % model.info.n_vocab for number in range(min(ROWS, model.ctx))]
     taken = []
-    for _ in range(3):
+    for _ in range(_PASSES):
         start = time.perf_counter()
         model.plain_logits(tokens)
         taken.append(time.perf_counter() - start)

@@ -12,10 +12,11 @@ import pytest
 from localprobe.cli import advice
 from localprobe.cli.app import main
 from localprobe.files.cache import sha256_of
+from localprobe.llama import rearranged
 from localprobe.llama.model import Model
 from localprobe.models import faster as faster_weights
 from localprobe.models import speed
-from localprobe.models.faster import Faster, faster, remember
+from localprobe.models.faster import Faster, better_build, faster, remember
 from localprobe.models.opening import LoadedModel
 from localprobe.models.prepare import prepare, prepared_path
 from localprobe.models.speed import TypeSpeed
@@ -46,6 +47,33 @@ def whole_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 def rows(minutes: float) -> float:
     """Rows through a block that take so long."""
     return minutes * MINUTE / 4.0 * N_LAYER
+
+
+@pytest.mark.parametrize(
+    ("file_type", "minutes", "said"),
+    [("Q4_1", 2.0, True), ("Q4_1", 0.9, False), ("IQ4_XS", 2.0, True), ("BF16", 2.0, False)],
+)
+def test_another_build_is_named_before_what_it_would_shorten(
+    opened: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    file_type: str,
+    minutes: float,
+    said: bool,
+) -> None:
+    monkeypatch.setattr(opened.model, "info", SimpleNamespace(file_type=file_type), raising=False)
+    monkeypatch.setattr(rearranged, "advice", lambda: "build it so")
+    assert better_build(opened, rows(minutes)) == ("build it so" if said else "")
+    monkeypatch.setattr(rearranged, "advice", str)
+    assert not better_build(opened, rows(minutes))
+
+
+def test_no_whole_pass_is_timed_before_little_work(
+    opened: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened.model, "info", SimpleNamespace(file_type="Q4_1"), raising=False)
+    monkeypatch.setattr(rearranged, "advice", lambda: "build it so")
+    monkeypatch.setattr(faster_weights, "_whole", never)
+    assert not better_build(opened, 100 * speed.ROWS * N_LAYER - 1)
 
 
 def never(*_: object, **__: object) -> float:

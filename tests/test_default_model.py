@@ -16,7 +16,6 @@ from helpers.helps import COMMANDS, EXAMPLE
 from localprobe.cli.app import main
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, Random
-from localprobe.llama import rearranged
 from localprobe.llama.model import Model
 from localprobe.models import opening as models
 from localprobe.models.prepare import measured, prepare
@@ -47,16 +46,13 @@ def test_france_to_italy_flips_at_24(capsys: pytest.CaptureFixture[str]) -> None
     assert result["model"]["sha256"].startswith("b179c952")
 
 
-def test_the_demo_is_that_of_the_manual(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("as_in_the_manual")
+def test_the_demo_is_that_of_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
     """Line for line; the numbers in it may be rounded otherwise on another machine.
 
     And near ties may be others, so what is said of them is left out.
     """
     shown = (DOCS / "demo.md").read_text("utf-8").split("```\n")[3]
-    # Weights in AMX's layout round otherwise.
-    monkeypatch.setattr(rearranged, "is_safe", lambda: False)
     assert main(["demo"]) == 0
 
     assert first_words(capsys.readouterr().out) == first_words(shown)

@@ -18,7 +18,6 @@ from helpers import shown
 from typer.main import get_command
 
 from localprobe.cli.app import app
-from localprobe.llama import rearranged
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -28,15 +27,13 @@ _BLOCK = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXTS["README.md"] = (ROOT / "README.md").read_text("utf-8")
 
 
-@pytest.mark.usefixtures("default_model")
+@pytest.mark.usefixtures("default_model", "as_in_the_manual")
 @pytest.mark.parametrize("name", SHOWING)
 def test_every_command_prints_what_is_shown(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    # Weights in AMX's layout round otherwise, and attention is then chosen otherwise, too.
-    monkeypatch.setattr(rearranged, "is_safe", lambda: False)
     for file, content in shown.files(TEXTS[name]).items():
         Path(file).write_text(content, encoding="utf-8", newline="\n")
     for command in shown.commands(TEXTS[name]):

@@ -213,15 +213,13 @@ class Peers:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self.said: list[str] = []
-        self._exact: Any
         self._peers: dict[str, NextLogits] = {}
         for kind in kinds:
             model = dense(gguf, getattr(torch, kind))
             self.said.append(f"PyTorch {kind}: {what(model)}")
-            if lens and kind == "bfloat16":
+            if lens:
                 self._peers[f"TransformerLens {kind}"] = Lens(gguf, model)
             self._peers[f"PyTorch {kind}"] = Peer(model)
-        self._exact = self._peers.get("PyTorch float32")
 
     def names(self) -> list[str]:
         return list(self._peers)
@@ -239,21 +237,24 @@ class Peers:
     def check(self, prompt: list[int], clean: int) -> None:
         """All say the same next token, and what each does is what it is called.
 
-        In float32, layers in a batch are what they are one by one. bfloat16 rounds away up to a
-        fifth of the logits; so there each answer must be nearer to float32's of the same patch at
-        the same layer than to any other: clean, of the other patch, at the other layer.
+        In float32, batched layers are what layers one by one are, and all peers agree. bfloat16
+        rounds away up to a fifth of the logits; so there each answer must be nearer to float32's of
+        the same patch at the same layer than to any other: clean, of the other patch, at the other
+        layer.
         """
-        layers = [len(self._exact.blocks) // 3, len(self._exact.blocks) * 2 // 3]
-        asked = [("", [0]), *((patch, layers) for patch in ("freeze", "skip"))]
-        exact = torch.cat([self._exact.next_logits([prompt], *each) for each in asked])
-        alone = [(patch, [k]) for patch, some in asked for k in some]
-        one_by_one = torch.cat([self._exact.next_logits([prompt], *each) for each in alone])
-        if bool(((exact - one_by_one).norm(dim=1) > 1e-3 * exact.norm(dim=1)).any()):
-            raise SystemExit("PyTorch float32: layers in a batch are another thing")
+        reference = self._peers["PyTorch float32"]
+        layers = [reference.n_layer // 3, reference.n_layer * 2 // 3]
+        batches = [("", [0]), ("freeze", layers), ("skip", layers)]
+        alone = [(patch, [k]) for patch, some in batches for k in some]
+        exact = _logits(reference, prompt, alone)
         for name, peer in self._peers.items():
-            found = torch.cat([peer.next_logits([prompt], *each).float() for each in asked])
+            found = _logits(peer, prompt, batches)
             if int(found[0].argmax()) != clean:
                 raise SystemExit(f"{name} answers token {int(found[0].argmax())}, not {clean}")
+            if name.endswith("float32"):
+                for other in (exact, _logits(peer, prompt, alone)):
+                    if bool(((found - other).norm(dim=1) > 1e-3 * exact.norm(dim=1)).any()):
+                        raise SystemExit(f"{name}: layers in a batch are another thing")
             nearest = torch.cdist(found, exact).argmin(dim=1).tolist()
             if nearest != list(range(len(alone))):
                 raise SystemExit(f"{name}: of {alone}, nearest to {nearest} in float32")
@@ -282,6 +283,13 @@ class Peers:
         assert isinstance(peer, Peer)
         found = [peer.knocked_out(prompt, layer, tokens)[-1] for layer, tokens in cells]
         return [int(logits.argmax()) for logits in found]
+
+
+def _logits(
+    peer: NextLogits, prompt: list[int], asked: Sequence[tuple[str, list[int]]]
+) -> torch.Tensor:
+    """(rows, n_vocab) in float32, of patches at layers, each of them one batch."""
+    return torch.cat([peer.next_logits([prompt], *each).float() for each in asked])
 
 
 def work(peer: NextLogits, groups: list[list[list[int]]], *, one_batch: bool) -> None:

@@ -116,7 +116,7 @@ class _Proof:
         self._whole(self._past, damage)
         whole = self._model.decode(self._newest, keep)
         self._wipe()
-        self._store(lambda graph: graph.keys_and_values(self._layer, damage.first_written))
+        self._store(lambda graph: graph.keys_and_values(self._layer, damage.states.__getitem__))
         self._compare("hold its past", whole, self._resumed(self._newest, keep, wipe=False))
 
     def _with_some_rows_held(self) -> None:
@@ -124,8 +124,10 @@ class _Proof:
         damage = _Damage(range(self._layer, self._model.n_layer), held)
         whole = self._whole(self._all, damage)
         self._wipe()
-        states = damage.first_written
-        found = self._part(self._all, lambda graph: graph.holding(self._layer, states, held))
+        later = {k: (held, damage.states[k][held]) for k in sorted(damage.layers)[1:]}
+        found = self._part(
+            self._all, lambda graph: graph.from_layer(self._layer, damage.first_written, later)
+        )
         self._compare("hold some rows", whole, found)
 
     def _without_attention(self) -> None:
@@ -255,23 +257,27 @@ def _in_company(model: Model, text: Sequence[int]) -> float:
 
 
 def keeps_bits(model: Model) -> bool:
-    """Whether prompts that share decodes, each in its region, have the bits that they have alone.
+    """Whether what shares a decode, each in its region, has the bits that it has alone.
+
+    That is, prompts, and layers of one.
 
     Clean and changed, over real text in prompts of several lengths that begin alike. A sum made in
     another order is seen: of the millions of numbers that are rounded to 8 bits on the way, some
     fall to the other side.
     """
     text, resume = _text(model), ResumeEngine(model)
+    by_itself = ResumeEngine(model, 1)
     most = min(2 * STEP + 1, model.info.n_ctx_train - _ANSWER)
     prompts = [
         [*text[:STEP], *text[20 * q :]][:length]
         for q, length in enumerate((most - 11, most - 3, most, most - 12))
     ]
     donor = Donor(_clean(resume, prompts[:1], _ANSWER)[0].states, (1,), (0,))
-    ways, middle = _one_of_each_way(resume, donor), [model.n_layer // 2]
-    together, states = _answers(resume, prompts, range(len(prompts)), ways, middle, _ANSWER)
+    middle = max(1, model.n_layer // 2)
+    ways, layers = _one_of_each_way(resume, donor), [middle - 1, middle]
+    together, states = _answers(resume, prompts, range(len(prompts)), ways, layers, _ANSWER)
     for q, prompt in enumerate(prompts):
-        alone, own = _answers(resume, [prompt], [q], ways, middle, _ANSWER)
+        alone, own = _answers(by_itself, [prompt], [q], ways, layers, _ANSWER)
         if not all(np.array_equal(states[q][layer], found) for layer, found in own[0].items()):
             return False
         for cell, one in alone.items():

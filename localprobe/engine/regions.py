@@ -76,6 +76,20 @@ class Regions:
         else:
             self._model.forget(number, start)
 
+    def copy(self, number: int, others: Sequence[int], end: int) -> None:
+        """Give other prompts what the cache holds of one from the shared tokens on, up to `end`."""
+        if not others:
+            return
+        model = self._model
+        # What it shares with them lies in front of all and is not copied.
+        model.forget(number, 0, self._shared)
+        saved = model.saved(number)
+        model.also(others[0], number, self._shared)
+        for other in others:
+            self.take(other, self._shared, end)
+            model.restore(saved, other)
+            model.also(number, other, self._shared)
+
     def in_company(self, rows: list[Row], *, want_logits: bool = True) -> list[Row]:
         """The rows, and a companion where one row or one output would be alone."""
         outputs = sum(row.output for row in rows)

@@ -9,13 +9,16 @@ then, for each layer, only blocks k ... L-1 are computed, from the states kept:
 
 Which of these it is, an intervention says about itself.
 
-Several prompts share a decode, one sequence each. Generation goes on in the same way as long as
+Several prompts share a decode, one sequence each. Where that leaves it with few rows, neighbouring
+layers share it, too: all go on from the lowest of them, and at its own layer each prompt's rows,
+clean until then, are written to. Generation goes on in the same way as long as
 the answer is the clean one, whose states are known; when an answer leaves it, whole blocks are
 computed again.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,7 +38,7 @@ from localprobe.engine.interventions import Edit, FloatArray, Intervention
 from localprobe.engine.regions import MOST_PROMPTS, STEP, Regions, aligned
 from localprobe.errors import NotFiniteError
 from localprobe.llama.batch import Batch, Row
-from localprobe.llama.graph import Graph, Part
+from localprobe.llama.graph import Graph, Later, Part
 from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.residual import Keep
 
@@ -49,19 +52,26 @@ over what it does not see."""
 MORE_CELLS, _MEMORY = 3, 1 << 29
 """Times as many, where of most prompts only the newest token is computed, unless that takes so many
 bytes."""
+ENOUGH_ROWS, MOST_LAYERS = 64, 16
+"""Layers share a decode until it has so many rows, which is then nearly as fast a row as any. They
+pass through blocks below their own for nothing, so no more than so many do."""
 ON_DEVICES = 2
 """Times as many, where a decode's costs are more its start and its transfers than its rows."""
 
 
 @dataclass
 class _Job:
-    """One prompt in a batch. number: its sequence. first: the prompt's first row that changes."""
+    """One prompt at one layer in a batch, and then at another.
+
+    number: its sequence. first: the prompt's first row that changes.
+    """
 
     number: int
     run: CleanRun
     intervention: Intervention
     example: int
     stop: Stop | None
+    layer: int = 0
     writing: Writing | None = None
 
     @property
@@ -80,16 +90,6 @@ class _Job:
         return tuple(sequence) == self.run.tokens[: len(sequence)]
 
 
-@dataclass
-class _Left:
-    """A job whose answer has left the clean one at a layer, and what the cache held of it."""
-
-    layer: int
-    job: _Job
-    writing: Writing
-    saved: bytes
-
-
 _Span = tuple[_Job, int, int]
 """The tokens [start, end) of a job."""
 
@@ -98,15 +98,16 @@ _Span = tuple[_Job, int, int]
 class _Batches:
     """Batches by the rows they hold: those of a prompt are the same at every layer.
 
-    jobs: those that have cells in the cache. One that is left out at a layer keeps its own, so
-    that the others find theirs. regions: where those are.
+    jobs: those that have cells in the cache, by prompt and by place among the layers that share a
+    decode. One that is left out at a layer keeps its own, so that the others find theirs. regions:
+    where those are.
     """
 
-    jobs: Mapping[int, _Job]
+    jobs: Mapping[tuple[int, int], _Job]
     regions: Regions
     made: dict[tuple[object, ...], Batch] = field(default_factory=dict)
     filled: bool = False
-    """Whether the cells of the prompts hold clean keys and values below the layer at hand."""
+    """Whether the cells of the prompts hold clean keys and values below their layers."""
 
     def take(self, spans: Sequence[_Span]) -> None:
         """Before the rows of some spans are decoded: forget what their jobs have from there on."""
@@ -176,7 +177,6 @@ class ResumeEngine(FullEngine):
         """
         super().__init__(model, noise)
         self.batch_size, self._is_plain = batch_size, plain
-        self._keeps_bits = keeps_bits
         self.company = 1 if keeps_bits else batch_size
 
     def clean(
@@ -268,77 +268,77 @@ class ResumeEngine(FullEngine):
     ) -> Iterator[tuple[int, int, Answer]]:
         if not runs:
             return
-        if len(runs) == 1 and wanted is None and self._keeps_bits:
-            job = _Job(0, runs[0], interventions[0], examples[0], stops[0])
-            yield from self._run_alone(job, sorted(layers, reverse=True), max_tokens)
-            return
-        wanted = wanted or _everything
         all_rows = _changes_all_rows(interventions[0])
         lengths = [self._room(run.prompt, max_tokens) for run in runs]
         downwards = sorted(layers, reverse=True)
         most_rows = self._most_rows(MANY_ROWS) if all_rows else self._most_cells()
         for some in self._batched(lengths, most_rows):
+            n = 1
+            if wanted is None and self.batch_size > 1:
+                n = self._layers_together(
+                    runs[some.start : some.stop], interventions[0], max_tokens
+                )
             jobs = {
                 i: _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i])
                 for i in some
             }
-            yield from self._run_batch(jobs, downwards, max_tokens, wanted)
+            groups = _neighbours(downwards, n)
+            yield from self._run_batch(jobs, groups, max_tokens, wanted or _everything)
 
-    def _run_alone(
-        self, job: _Job, layers: Sequence[int], max_tokens: int
-    ) -> Iterator[tuple[int, int, Answer]]:
-        """The answers of one prompt: those that leave the clean one are written side by side.
-
-        A layer is a graph of its own, but from the second token on all are whole passes.
-        """
-        lengths = [self._room(job.run.prompt, max_tokens)] * len(layers)
-        for part in self._batched(lengths, self._most_cells(), MOST_PROMPTS):
-            some = layers[part.start : part.stop]
-            left: list[_Left] = []
-            try:
-                # Attention is switched off for all rows of a decode, or for none.
-                aside = None if job.intervention.attention_off else left
-                found = list(self._run_batch({0: job}, some, max_tokens, _everything, aside))
-                self._go_on_side_by_side(left, max_tokens)
-            except NotFiniteError:
-                # One that is not finite spoils all that share its cache: each by itself.
-                found, left = list(self._run_batch({0: job}, some, max_tokens, _everything)), []
-            written = {one.layer: one.writing.answer() for one in left}
-            for number, layer, answer in found:
-                yield number, layer, written.get(layer, answer)
-
-    def _go_on_side_by_side(self, left: Sequence[_Left], max_tokens: int) -> None:
-        """Generate to the end, each in a sequence of its own."""
-        lengths = [len(one.job.run.prompt) + max_tokens for one in left]
-        if not left:
-            return
-        regions = Regions(self.model, lengths, plain=self._is_plain)
-        regions.reserve()
-        self.model.clear()
-        regions.lay()
-        jobs = []
-        for number, one in enumerate(left):
-            regions.take(number, 0, len(one.job.run.prompt))
-            self.model.restore(one.saved, number)
-            jobs.append(replace(one.job, number=number, writing=one.writing))
-        self._go_on_together(jobs, [one.layer for one in left], regions)
+    def _layers_together(
+        self, runs: Sequence[CleanRun], intervention: Intervention, max_tokens: int
+    ) -> int:
+        """How many layers of these prompts share a decode."""
+        first = intervention.first_row(len(runs[0].prompt))
+        rooms = [self._room(run.prompt, max_tokens) for run in runs]
+        window = self.model.info.sliding_window
+        if (
+            # Where blocks look at those below in another way than by the state.
+            (self.model.first_shared < self.model.n_layer or self.model.has_inputs)
+            # What stands before it would be filled for each of them.
+            or (first and len(runs) > 1 and not intervention.attention_off)
+            or (window and max(rooms) > window)
+        ):
+            return 1
+        rows = len(runs)
+        if not (intervention.attention_off or intervention.holds_past):
+            rows = sum(len(run.prompt) - intervention.first_row(len(run.prompt)) for run in runs)
+        cells = (
+            self._most_rows(MANY_ROWS) if _changes_all_rows(intervention) else self._most_cells()
+        )
+        return max(
+            1,
+            min(
+                -(-ENOUGH_ROWS // rows), MOST_LAYERS, cells // sum(rooms), MOST_PROMPTS // len(runs)
+            ),
+        )
 
     def _run_batch(
         self,
         jobs: Mapping[int, _Job],
-        layers: Sequence[int],
+        groups: Sequence[Sequence[int]],
         max_tokens: int,
         wanted: Wanted,
-        left: list[_Left] | None = None,
     ) -> Iterator[tuple[int, int, Answer]]:
-        """The answers of jobs that share decodes, layers going down. jobs: by prompt's number.
+        """The answers of jobs that share decodes, at layers that share them, going down.
 
-        left: where given, it gets those that leave the clean answer, to be gone on with.
+        jobs: by prompt's number.
         """
+        places = range(max(map(len, groups), default=0))
+        each = {
+            (i, place): replace(job, number=job.number * len(places) + place)
+            for i, job in jobs.items()
+            for place in places
+        }
         ready: _Batches | None = None
         n_decodes = 0
-        for below, layer in enumerate(layers):
-            todo = {i: job for i, job in jobs.items() if wanted(i, layer)}
+        for below, layers in enumerate(groups):
+            todo = {
+                (i, place): each[i, place]
+                for i in jobs
+                for place, layer in enumerate(layers)
+                if wanted(i, layer)
+            }
             if not todo:
                 continue
             try:
@@ -349,42 +349,36 @@ class ResumeEngine(FullEngine):
                     or self.model.n_decodes != n_decodes
                     or not todo.keys() <= ready.jobs.keys()
                 ):
-                    lengths = [len(job.run.prompt) + max_tokens for job in jobs.values()]
-                    ready = _Batches(todo, self._fill_prefix(list(todo.values()), lengths))
-                for job in todo.values():
-                    job.writing = None
-                self._layer(list(todo.values()), layer, max_tokens, ready, left)
+                    having = {at: job for at, job in each.items() if at[0] in {i for i, _ in todo}}
+                    lengths = [len(job.run.prompt) + max_tokens for job in each.values()]
+                    ready = _Batches(having, self._fill_prefix(list(having.values()), lengths))
+                for (_, place), job in todo.items():
+                    job.layer, job.writing = layers[place], None
+                self._layers(list(todo.values()), max_tokens, ready)
                 n_decodes = self.model.n_decodes
             except NotFiniteError:
-                if left is not None:
-                    raise
                 if len(todo) > 1:
                     # One that is not finite spoils all that share its cache: each by itself.
                     for i, job in jobs.items():
                         alone = {i: replace(job, number=0)}
-                        yield from self._run_batch(alone, layers[below:], max_tokens, wanted)
+                        one_by_one = [[layer] for rest in groups[below:] for layer in rest]
+                        yield from self._run_batch(alone, one_by_one, max_tokens, wanted)
                     return
-                yield next(iter(todo)), layer, NO_ANSWER
+                yield next(iter(todo))[0], layers[0], NO_ANSWER
                 ready = None
                 continue
-            for i, job in todo.items():
-                assert job.writing is not None
-                yield i, layer, job.writing.answer()
+            for place, layer in enumerate(layers):
+                for i in jobs:
+                    if (i, place) in todo:
+                        writing = todo[i, place].writing
+                        assert writing is not None
+                        yield i, layer, writing.answer()
 
-    def _layer(
-        self,
-        jobs: list[_Job],
-        layer: int,
-        max_tokens: int,
-        batches: _Batches,
-        left: list[_Left] | None,
-    ) -> None:
-        """Write the answers of all jobs at a layer; of those that leave the clean one, the rest is
-        left to whoever asked for it.
-        """
+    def _layers(self, jobs: list[_Job], max_tokens: int, batches: _Batches) -> None:
+        """Write the answers of all jobs, each at its layer."""
         active, elsewhere = jobs, list[_Job]()
         while active:
-            logits = self._step(active, layer, batches)
+            logits = self._step(active, batches)
             for job, row in zip(active, logits, strict=True):
                 if job.writing is None:
                     job.writing = Writing(
@@ -395,19 +389,20 @@ class ResumeEngine(FullEngine):
             unfinished = [job for job in active if job.writing and not job.writing.done]
             active = [job for job in unfinished if job.knows_the_newest()]
             elsewhere += [job for job in unfinished if not job.knows_the_newest()]
-        if elsewhere:
-            if not batches.filled:
-                self._fill_below(list(batches.jobs.values()), layer, batches)
-                batches.filled = True
-            if left is None:
-                self._go_on_together(elsewhere, [layer] * len(elsewhere), batches.regions)
-            else:
-                left += [self._leave(job, layer) for job in elsewhere]
-
-    def _leave(self, job: _Job, layer: int) -> _Left:
-        assert job.writing is not None
-        self.model.forget(job.number, len(job.run.prompt))
-        return _Left(layer, job, job.writing, self.model.saved(job.number))
+        if not elsewhere:
+            return
+        elsewhere.sort(key=lambda job: job.number)
+        if not batches.filled:
+            self._fill_clean(batches)
+            batches.filled = True
+            if not jobs[0].intervention.attention_off:
+                # What was there of the layers was written over.
+                self._step([replace(job, writing=None) for job in elsewhere], batches)
+        # Attention is switched off for all rows of a decode, or for none.
+        off = jobs[0].intervention.attention_off
+        for layer in sorted({job.layer for job in elsewhere}) if off else [None]:
+            some = [job for job in elsewhere if layer is None or job.layer == layer]
+            self._go_on_together(some, batches.regions)
 
     def _fill_prefix(self, jobs: Sequence[_Job], lengths: Sequence[int]) -> Regions:
         """What stands before the first row that changes, clean, where that row attends to it.
@@ -442,12 +437,16 @@ class ResumeEngine(FullEngine):
             rows = regions.in_company(rows, want_logits=False)
             self.model.decode(Batch([*rows[:-1], replace(rows[-1], output=True)]), CLEAN)
 
-    def _fill_below(self, jobs: Sequence[_Job], layer: int, batches: _Batches) -> None:
-        """Clean keys and values below a layer, in the cells that hold those from it on.
+    def _fill_clean(self, batches: _Batches) -> None:
+        """Clean keys and values in the cells of all prompts.
 
-        Only answers that leave the clean one need them. They stay there for all lower layers,
-        since every layer finds its rows in the same cells.
+        Only answers that leave the clean one need them. Below their layers they stay there, since
+        every layer finds its rows in the same cells.
         """
+        by_prompt: dict[int, list[_Job]] = {}
+        for (i, _), job in batches.jobs.items():
+            by_prompt.setdefault(i, []).append(job)
+        jobs = [same[0] for same in by_prompt.values()]
         kind = jobs[0].intervention
         if kind.attention_off:
             self.model.clear()
@@ -463,23 +462,25 @@ class ResumeEngine(FullEngine):
         for part, outputs in parts:
             batches.take(part)
             rows = batches.of(part, outputs)
-            self.model.decode_part(rows, lambda graph: graph.below(layer), want_logits=False)
+            self.model.decode_part(
+                rows, lambda graph: graph.below(graph.n_layer), want_logits=False
+            )
+        for one, *others in by_prompt.values():
+            length = len(one.run.prompt)
+            batches.regions.copy(one.number, [other.number for other in others], length)
 
-    def _go_on_together(
-        self, jobs: Sequence[_Job], layers: Sequence[int], regions: Regions
-    ) -> None:
+    def _go_on_together(self, jobs: Sequence[_Job], regions: Regions) -> None:
         """Generate to the end through all blocks, the cache holding the prompts.
 
-        layers: of each job, that at which it is changed.
+        jobs: in the order of their numbers.
         """
-        in_order = sorted(zip(jobs, layers, strict=True), key=lambda pair: pair[0].number)
-        todo = [(job, job.writing, layer) for job, layer in in_order if job.writing is not None]
+        todo = [(job, job.writing) for job in jobs if job.writing is not None]
         rewrites = jobs[0].intervention.writes_generated
         starts = {job.number: len(job.run.prompt) - rewrites for job in jobs}
         while todo:
             rows: list[Row] = []
             edits: list[tuple[Edit, int]] = []
-            for job, writing, layer in todo:
+            for job, writing in todo:
                 start, end = starts[job.number], len(writing.sequence)
                 regions.take(job.number, start, end)
                 rows += [
@@ -487,17 +488,17 @@ class ResumeEngine(FullEngine):
                     for p in range(start, end)
                 ]
                 edits.append(
-                    (self._change(job.intervention, layer, job.example)(start), end - start)
+                    (self._change(job.intervention, job.layer, job.example)(start), end - start)
                 )
                 starts[job.number] = end - rewrites
             together = regions.in_company(rows)
             edits += [(CLEAN, 1)] * (len(together) - len(rows))
             logits = self.model.decode(Batch(together), _Together(edits))
-            for (_, writing, _), row in zip(todo, logits, strict=False):
+            for (_, writing), row in zip(todo, logits, strict=False):
                 writing.take(row)
             todo = [each for each in todo if not each[1].done]
 
-    def _step(self, jobs: Sequence[_Job], layer: int, batches: _Batches) -> FloatArray:
+    def _step(self, jobs: Sequence[_Job], batches: _Batches) -> FloatArray:
         """Logits (n_jobs, n_vocab) after the newest token of each, which is clean."""
         model = self.model
         first_step = jobs[0].writing is None
@@ -506,36 +507,36 @@ class ResumeEngine(FullEngine):
             for job in jobs
         ]
         spans = list(zip(jobs, starts, [job.newest + 1 for job in jobs], strict=True))
-        kind = jobs[0].intervention
+        kind, lowest = jobs[0].intervention, min(job.layer for job in jobs)
         if kind.attention_off:
-            entry = np.concatenate([_clean_states(span, layer) for span in spans])
+            states = [_clean_states(span, span[0].layer) for span in spans]
         else:
-            written = [_written_states(span, layer) for span in spans]
+            states = [_written_states(span) for span in spans]
             if kind.holds_past:
                 past, spans = _split(spans)
-                self._hold(past, [states[:-1] for states in written], layer, batches)
-                written = [states[-1:] for states in written]
-            entry = np.concatenate(written)
+                self._hold(past, [each[:-1] for each in states], lowest, batches)
+                states = [each[-1:] for each in states]
         batches.take(spans)
-        rows, kept = batches.of(spans, "each"), _held_rows(spans)
-        entry = _for_all(rows, entry)
+        rows, later = batches.of(spans, "each"), _written_later(spans, states, model.n_layer)
+        entry = _for_all(rows, _at(lowest, spans, states))
 
         def part(graph: Graph) -> Part:
             if kind.attention_off:
-                return graph.without_attention(layer, entry)
-            if kept:
-                return graph.holding(layer, entry, kept)
-            return graph.from_layer(layer, entry)
+                return graph.without_attention(lowest, entry, later)
+            return graph.from_layer(lowest, entry, later)
 
         return model.decode_part(rows, part)[: len(jobs)]
 
     def _hold(
         self, past: Sequence[_Span], states: Sequence[FloatArray], layer: int, batches: _Batches
     ) -> None:
-        """Keys and values of past tokens that keep these states in all blocks from a layer on."""
+        """Keys and values of past tokens that keep these states in all blocks from theirs on."""
         batches.take(past)
         rows = batches.of(past, "one")
-        held = _for_all(rows, np.concatenate(states))
+
+        def held(block: int) -> FloatArray:
+            return _for_all(rows, _at(block, past, states))
+
         self.model.decode_part(
             rows, lambda graph: graph.keys_and_values(layer, held), want_logits=False
         )
@@ -625,12 +626,13 @@ def _clean_states(span: _Span, layer: int) -> FloatArray:
     return job.run.states[layer][start:end]
 
 
-def _written_states(span: _Span, layer: int) -> FloatArray:
-    """What the intervention at a layer makes of a span's states there."""
+def _written_states(span: _Span) -> FloatArray:
+    """What the intervention makes of a span's states at its layer."""
     job, start, end = span
-    states = _clean_states(span, layer)
+    states = _clean_states(span, job.layer)
     if end - start < 2:
         return states  # the last token alone, which is never written to
+    layer = job.layer
     edit = job.intervention.edit(layer, n_layer=layer + 1, example=job.example, start=start)
     new = None
     for at in sorted(edit.layers):
@@ -638,14 +640,48 @@ def _written_states(span: _Span, layer: int) -> FloatArray:
     return states if new is None else new
 
 
-def _held_rows(spans: Sequence[_Span]) -> list[int]:
-    """Which of the spans' rows, one span after another, keep their state in all later blocks."""
-    held, offset = list[int](), 0
+def _at(layer: int, spans: Sequence[_Span], states: Sequence[FloatArray]) -> FloatArray:
+    """The spans' states at a layer: clean below their own, as written there from it on."""
+    return np.concatenate(
+        [
+            written if span[0].layer <= layer else _clean_states(span, layer)
+            for span, written in zip(spans, states, strict=True)
+        ]
+    )
+
+
+def _written_later(spans: Sequence[_Span], states: Sequence[FloatArray], n_layer: int) -> Later:
+    """What is written above the lowest layer: at its own layer every row of a span, and above that
+    those that keep their state in all later blocks.
+    """
+    lowest, offset = min(job.layer for job, _, _ in spans), 0
+    rows: dict[int, list[int]] = {}
     for job, start, end in spans:
+        if job.layer > lowest:
+            rows.setdefault(job.layer, []).extend(range(offset, offset + end - start))
         # The last token is never written to.
-        held += [offset + p - start for p in job.intervention.held() if start <= p < end - 1]
+        held = [offset + p - start for p in job.intervention.held() if start <= p < end - 1]
+        for layer in range(job.layer + 1, n_layer) if held else ():
+            rows.setdefault(layer, []).extend(held)
         offset += end - start
-    return held
+    together = np.concatenate(states)
+    return {layer: (these, together[these]) for layer, these in rows.items()}
+
+
+def _neighbours(layers: Sequence[int], most: int) -> list[Sequence[int]]:
+    """Layers, from the last one down, in groups of neighbours, as even as can be."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][-1] == layer + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    groups: list[Sequence[int]] = []
+    for run in runs:
+        n = -(-len(run) // most)
+        ends = [len(run) * i // n for i in range(n + 1)]
+        groups += [run[start:end] for start, end in itertools.pairwise(ends)]
+    return groups
 
 
 def _changes_all_rows(intervention: Intervention) -> bool:

@@ -27,6 +27,9 @@ from localprobe.llama.states import Links, find_states, original_name, tokens_of
 
 Indices = NDArray[np.intp]
 
+Later = Mapping[int, tuple[Sequence[int], FloatArray]]
+"""Layer -> the rows that are written to there, and their states (n_rows, n_embd)."""
+
 _NAME_WORDS = 3
 """How much of each name is compared: 24 bytes tell all nodes of a graph apart in practice, and
 the op and the place in memory are compared too."""
@@ -75,7 +78,7 @@ class Graph:
         ]
         self.attention = [attention_of(addresses, self.block(b)) for b in range(n_layer)]
         self._embedded = self._find_tokens()
-        self._n_layer = n_layer
+        self.n_layer = n_layer
         self._multiplied = np.array([_weights(node) for node in nodes], np.int64)
         self._base = min(addresses)
         size = max(addresses) + ctypes.sizeof(ggml.Tensor) - self._base
@@ -96,20 +99,18 @@ class Graph:
 
     # What to leave out
 
-    def from_layer(self, layer: int, states: FloatArray) -> Part:
-        """Go on from these states at a layer; at layer L, only the norm and the output matrix."""
-        return Part(self._before[layer], self._entry(layer, states))
+    def from_layer(self, layer: int, states: FloatArray, later: Later | None = None) -> Part:
+        """Go on from these states at a layer; at layer L, only the norm and the output matrix.
 
-    def holding(self, layer: int, states: FloatArray, rows: Sequence[int]) -> Part:
-        """Go on from these states at a layer, some rows keeping theirs in all later blocks."""
-        write = self._write_rows(states, rows)
-        written = {self.state[block]: write for block in range(layer + 1, self._n_layer)}
-        return Part(self._before[layer], {**self._entry(layer, states), **written})
+        later: what is written above it, once it was computed.
+        """
+        return Part(self._before[layer], self._entry(layer, states) | self._written(later))
 
-    def keys_and_values(self, layer: int, states: FloatArray) -> Part:
-        """Only fill the cache from block `layer` on, with these states at every one of them."""
-        write = self._write(states)
-        written = {self.state[block]: write for block in range(layer, self._n_layer)}
+    def keys_and_values(self, layer: int, states: Callable[[int], FloatArray]) -> Part:
+        """Only fill the cache from block `layer` on, with the states given at each of them."""
+        written = {
+            self.state[block]: self._write(states(block)) for block in range(layer, self.n_layer)
+        }
         return Part(self._all_but_stores(layer), written)
 
     def nothing(self) -> Part:
@@ -120,9 +121,9 @@ class Graph:
         """Only fill the cache below block `layer`, from the tokens themselves."""
         return Part(self._all_but_stores_below(layer), {})
 
-    def without_attention(self, layer: int, states: FloatArray) -> Part:
-        """Go on from these states at a layer, with no attention. Every row must be an output."""
-        written: dict[int, Callable[[int], None]] = {self.state[layer]: self._write(states)}
+    def without_attention(self, layer: int, states: FloatArray, later: Later | None = None) -> Part:
+        """As `from_layer`, with no attention. Every row must be an output."""
+        written = {self.state[layer]: self._write(states)} | self._written(later)
         # Each at its own turn: until then its place in memory may be that of others.
         written |= {node: ggml.zero for node in self.contribution[layer:] if node is not None}
         return Part(self._all_but_mlp(layer), written)
@@ -155,7 +156,7 @@ class Graph:
 
     def _shared(self, layer: int) -> list[int]:
         """Where blocks below a layer store, if blocks from it on attend to some of that, too."""
-        is_shared = self._aside.shared <= layer < self._n_layer
+        is_shared = self._aside.shared <= layer < self.n_layer
         return [i for stores in self.stores[:layer] for i in stores] if is_shared else []
 
     def _entry(self, layer: int, states: FloatArray) -> dict[int, Callable[[int], None]]:
@@ -197,12 +198,18 @@ class Graph:
     def _write(self, states: FloatArray) -> Callable[[int], None]:
         return lambda address: self.write_states(address, states)
 
-    def _write_rows(self, states: FloatArray, rows: Sequence[int]) -> Callable[[int], None]:
+    def _written(self, later: Later | None) -> dict[int, Callable[[int], None]]:
+        return {
+            self.state[layer]: self._write_rows(rows, states)
+            for layer, (rows, states) in (later or {}).items()
+        }
+
+    def _write_rows(self, rows: Sequence[int], states: FloatArray) -> Callable[[int], None]:
         at = list(rows)
 
         def write(address: int) -> None:
             written = self.read_states(address)
-            written[at] = states[at]
+            written[at] = states
             self.write_states(address, written)
 
         return write

@@ -265,6 +265,11 @@ class Model(Vocabulary):
         llama.llama_memory_seq_cp(memory, sequence, other, start, -1)
         self.forget(sequence, start)
 
+    def also(self, sequence: int, other: int, end: int) -> None:
+        """Let another sequence have the cells of one at positions below `end`, too."""
+        memory = llama.llama_get_memory(self._context)
+        llama.llama_memory_seq_cp(memory, sequence, other, 0, end)
+
     def saved(self, sequence: int) -> bytes:
         """What the cache holds of a sequence."""
         size = llama.llama_state_seq_get_size(self._context, sequence)

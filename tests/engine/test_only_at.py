@@ -18,7 +18,7 @@ from localprobe.engine.interventions import Freeze, Intervention, Random, Shuffl
 from localprobe.engine.proof import check_resume
 from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError, ModelError
-from localprobe.llama.graph import Graph, Part
+from localprobe.llama.graph import Graph, Later, Part
 from localprobe.llama.model import Model
 
 SEED = 11
@@ -183,10 +183,12 @@ def test_positions_that_are_none(at: Sequence[int]) -> None:
 def test_the_check_finds_rows_that_are_not_held(
     tiny_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def let_go(self: Graph, layer: int, states: np.ndarray, rows: Sequence[int]) -> Part:
-        return self.from_layer(layer, states)
+    from_layer = Graph.from_layer
 
-    monkeypatch.setattr(Graph, "holding", let_go)
+    def let_go(self: Graph, layer: int, states: np.ndarray, later: Later | None = None) -> Part:
+        return from_layer(self, layer, states)
+
+    monkeypatch.setattr(Graph, "from_layer", let_go)
     with (
         Model(tiny_file("llama"), threads=1) as model,
         pytest.raises(ModelError, match="hold some rows"),

@@ -78,7 +78,7 @@ def test_what_is_written_side_by_side_is_what_is_written_alone(
     tiny_file: Callable[[str], Path], arch: str, patch: str
 ) -> None:
     model = Model(tiny_file(arch), threads=1)
-    engine, prompt = ResumeEngine(model, keeps_bits=True), [5, 17, 44, 8, 61, 30, 12]
+    engine, prompt = ResumeEngine(model), [5, 17, 44, 8, 61, 30, 12]
     (run,) = engine.clean([prompt], range(model.n_layer), max_tokens=6, stops=[None])
     kind = by_name(patch, 0, Donor({k: -s for k, s in run.states.items()}, (2, 3), (0, 1)))
     layers = range(kind.first_layer, model.n_layer)

@@ -297,7 +297,7 @@ def test_work_counts_every_weight_that_is_multiplied_with(resume_engine: Engines
     states = np.zeros((1, 32), np.float32)
     assert graph.work(graph.from_layer(3, states), 10, 1) == 10 * block + output
     assert graph.work(graph.without_attention(2, states), 5, 5) == 5 * (2 * 3 * 48 * 32 + output)
-    assert graph.work(graph.keys_and_values(1, states), 5, 0) == 5 * 3 * 2 * 16 * 32
+    assert graph.work(graph.keys_and_values(1, lambda _: states), 5, 0) == 5 * 3 * 2 * 16 * 32
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from localprobe.engine.interventions import (
     kinds,
     random_states,
 )
-from localprobe.engine.regions import STEP
+from localprobe.engine.regions import STEP, TILE
 from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama.batch import Batch, Row
@@ -265,13 +265,13 @@ def keeps_bits(model: Model) -> bool:
     another order is seen: of the millions of numbers that are rounded to 8 bits on the way, some
     fall to the other side.
     """
-    text, resume = _text(model), ResumeEngine(model)
-    by_itself = ResumeEngine(model, 1)
+    text, resume = _text(model), ResumeEngine(model, keeps_bits=True)
+    by_itself = ResumeEngine(model, 1, keeps_bits=True)
     most = min(2 * STEP + 1, model.info.n_ctx_train - _ANSWER)
-    prompts = [
-        [*text[:STEP], *text[20 * q :]][:length]
-        for q, length in enumerate((most - 11, most - 3, most, most - 12))
-    ]
+    lengths = [most - 11, most - 3, most, most - 12]
+    if model.attention == FLASH and model.info.n_ctx_train >= 2 * TILE:
+        lengths += [TILE + 17, TILE + 6]
+    prompts = [[*text[:STEP], *text[15 * q :]][:length] for q, length in enumerate(lengths)]
     donor = Donor(_clean(resume, prompts[:1], _ANSWER)[0].states, (1,), (0,))
     middle = max(1, model.n_layer // 2)
     ways, layers = _one_of_each_way(resume, donor), [middle - 1, middle]

@@ -7,11 +7,15 @@ region begins at a multiple of any such step, and in between are cells that it d
 add zeros. A second sequence, the prompt's spare, holds the cells that the prompt does not use yet.
 
 One row alone is multiplied by other kernels than two: it gets a companion, which is of no use.
+
+The CPU's flash attention goes over a row's cells one by one, or, from TILE rows a decode on, over
+tiles of cells. So there a region begins at a multiple of a tile, and only those share a decode
+whose rows are gone over in the same way as they are alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from localprobe.llama.batch import Row
 from localprobe.llama.model import Model
@@ -19,27 +23,54 @@ from localprobe.llama.model import Model
 STEP = 16
 """Cells: 16 float32 numbers are what the widest vectors of CPUs hold (AVX-512)."""
 
+TILE = 64
+"""Rows, and cells."""
+
 MOST_PROMPTS = 127
 """Each takes two sequences, the companion one, and llama.cpp knows 256."""
 
 
-def aligned(n: int) -> int:
-    """The next multiple of STEP."""
-    return -(-n // STEP) * STEP
+def aligned(n: int, step: int = STEP) -> int:
+    """The next multiple of a step."""
+    return -(-n // step) * step
+
+
+def alike(counts: Sequence[int]) -> Iterator[slice]:
+    """Neighbours that flash attention treats in one decode as it treats each alone.
+
+    counts: rows of each, to which a companion may come.
+    """
+    start = 0
+    while start < len(counts):
+        end, rows = start + 1, counts[start]
+        while end < len(counts) and (
+            min(counts[start], counts[end]) >= TILE
+            or (max(counts[start], counts[end]) < TILE - 1 and rows + counts[end] < TILE)
+        ):
+            rows, end = rows + counts[end], end + 1
+        yield slice(start, end)
+        start = end
 
 
 class Regions:
     """The cells of some prompts, numbered from 0 as their sequences are.
 
     lengths: of each prompt with all that may be generated. shared: how many tokens all begin with
-    in common, a multiple of STEP; those lie in front. plain: let llama.cpp choose the cells.
+    in common, a multiple of STEP; those lie in front. step: of cells, at which regions begin.
+    plain: let llama.cpp choose the cells.
     """
 
     def __init__(
-        self, model: Model, lengths: Sequence[int], shared: int = 0, *, plain: bool = False
+        self,
+        model: Model,
+        lengths: Sequence[int],
+        shared: int = 0,
+        *,
+        step: int = STEP,
+        plain: bool = False,
     ) -> None:
         self._model, self._shared = model, shared
-        self._ends = [shared + aligned(length - shared) for length in lengths]
+        self._ends = [shared + aligned(length - shared, step) for length in lengths]
         self._is_plain = plain
         # The cells of a prompt alone are in order by themselves.
         self._has_spares = len(lengths) > 1 and not plain

@@ -35,7 +35,7 @@ from localprobe.engine.full import (
     Writing,
 )
 from localprobe.engine.interventions import Edit, FloatArray, Intervention
-from localprobe.engine.regions import MOST_PROMPTS, STEP, Regions, aligned
+from localprobe.engine.regions import MOST_PROMPTS, STEP, TILE, Regions, aligned, alike
 from localprobe.errors import NotFiniteError
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.graph import Graph, Later, Part
@@ -52,9 +52,9 @@ over what it does not see."""
 MORE_CELLS, _MEMORY = 3, 1 << 29
 """Times as many, where of most prompts only the newest token is computed, unless that takes so many
 bytes."""
-ENOUGH_ROWS, MOST_LAYERS = 64, 16
-"""Layers share a decode until it has so many rows, which is then nearly as fast a row as any. They
-pass through blocks below their own for nothing, so no more than so many do."""
+ENOUGH_ROWS, MOST_LAYERS = TILE - 1, 16
+"""Layers share a decode up to so many rows, which is then nearly as fast a row as any. They pass
+through blocks below their own for nothing, so no more than so many do."""
 ON_DEVICES = 2
 """Times as many, where a decode's costs are more its start and its transfers than its rows."""
 
@@ -172,11 +172,12 @@ class ResumeEngine(FullEngine):
         keeps_bits: bool = False,
         plain: bool = False,
     ) -> None:
-        """batch_size: how many prompts share a decode. keeps_bits: whether that was seen to change
-        no bit of any. plain: let llama.cpp choose their cells.
+        """batch_size: how many prompts share a decode. keeps_bits: only those that change no bit of
+        each other, which was seen to be so. plain: let llama.cpp choose their cells.
         """
         super().__init__(model, noise)
         self.batch_size, self._is_plain = batch_size, plain
+        self._keeps_bits = keeps_bits
         self.company = 1 if keeps_bits else batch_size
 
     def clean(
@@ -216,9 +217,9 @@ class ResumeEngine(FullEngine):
         model, n = self.model, len(prompts)
         for prompt in prompts:
             model.check_length(len(prompt) + max_tokens)
-        shared = self._in_front(_shared_prefix(prompts))
         lengths = [len(prompt) + max_tokens for prompt in prompts]
-        regions = Regions(model, lengths, shared, plain=self._is_plain)
+        shared = self._in_front(_shared_prefix(prompts), lengths)
+        regions = self._regions(lengths, shared)
         regions.reserve()
         model.clear()
         kept = _Kept(layers, n, regions)
@@ -229,26 +230,33 @@ class ResumeEngine(FullEngine):
                 model, [Row(prompts[0][p], p, everyone, p == shared - 1) for p in range(shared)]
             )
         regions.lay()
-        for i, prompt in enumerate(prompts):
-            regions.take(i, shared, len(prompt))
-        rows = [
-            Row(prompt[p], p, (i,), p == len(prompt) - 1)
-            for i, prompt in enumerate(prompts)
-            for p in range(shared, len(prompt))
-        ]
+
+        def logits_of(some: Sequence[int], starts: Sequence[int]) -> Iterator[FloatArray]:
+            ends = [len(sequences[i]) for i in some]
+            for part in self._alike([b - a for a, b in zip(starts, ends, strict=True)]):
+                spans = list(zip(some[part], starts[part], ends[part], strict=True))
+                for i, start, end in spans:
+                    regions.take(i, start, end)
+                yield from kept.decode(
+                    model,
+                    [
+                        Row(sequences[i][p], p, (i,), p == end - 1)
+                        for i, start, end in spans
+                        for p in range(start, end)
+                    ],
+                )
+
+        sequences: Sequence[Sequence[int]] = prompts
         writings = [
             Writing(model, prompt, max_tokens, stop, row, self.noise)
-            for prompt, stop, row in zip(prompts, stops, kept.decode(model, rows), strict=True)
+            for prompt, stop, row in zip(
+                prompts, stops, logits_of(everyone, [shared] * n), strict=True
+            )
         ]
+        sequences = [writing.sequence for writing in writings]
         while active := [i for i in everyone if not writings[i].done]:
-            newest = [writings[i].sequence for i in active]
-            rows = [
-                Row(sequence[-1], len(sequence) - 1, (i,), True)
-                for i, sequence in zip(active, newest, strict=True)
-            ]
-            for i, sequence in zip(active, newest, strict=True):
-                regions.take(i, len(sequence) - 1, len(sequence))
-            for i, row in zip(active, kept.decode(model, rows), strict=True):
+            rows = list(logits_of(active, [len(sequences[i]) - 1 for i in active]))
+            for i, row in zip(active, rows, strict=True):
                 writings[i].take(row)
         return [
             kept.run(i, prompt, writing)
@@ -296,7 +304,11 @@ class ResumeEngine(FullEngine):
             # Where blocks look at those below in another way than by the state.
             (self.model.first_shared < self.model.n_layer or self.model.has_inputs)
             # What stands before it would be filled for each of them.
-            or (first and len(runs) > 1 and not intervention.attention_off)
+            or (
+                first
+                and not intervention.attention_off
+                and (len(runs) > 1 or (self._is_tiled and max(rooms) >= TILE))
+            )
             or (window and max(rooms) > window)
         ):
             return 1
@@ -308,9 +320,7 @@ class ResumeEngine(FullEngine):
         )
         return max(
             1,
-            min(
-                -(-ENOUGH_ROWS // rows), MOST_LAYERS, cells // sum(rooms), MOST_PROMPTS // len(runs)
-            ),
+            min(ENOUGH_ROWS // rows, MOST_LAYERS, cells // sum(rooms), MOST_PROMPTS // len(runs)),
         )
 
     def _run_batch(
@@ -413,8 +423,9 @@ class ResumeEngine(FullEngine):
         is_needed = not jobs[0].intervention.attention_off and any(job.first for job in jobs)
         shared = 0
         if is_needed:
-            shared = self._in_front(min(_shared_prefix(prompts), *(job.first for job in jobs)))
-        regions = Regions(self.model, lengths, shared, plain=self._is_plain)
+            shared = min(_shared_prefix(prompts), *(job.first for job in jobs))
+            shared = self._in_front(shared, lengths)
+        regions = self._regions(lengths, shared)
         regions.reserve()
         self.model.clear()
         if shared:
@@ -422,14 +433,15 @@ class ResumeEngine(FullEngine):
             self._fill(regions, [Row(prompts[0][p], p, everyone) for p in range(shared)])
         regions.lay()
         if is_needed:
-            for job in jobs:
-                regions.take(job.number, shared, job.first)
-            rows = [
-                Row(job.run.prompt[p], p, (job.number,))
-                for job in jobs
-                for p in range(shared, job.first)
-            ]
-            self._fill(regions, rows)
+            for part in self._alike([job.first - shared for job in jobs]):
+                for job in jobs[part]:
+                    regions.take(job.number, shared, job.first)
+                rows = [
+                    Row(job.run.prompt[p], p, (job.number,))
+                    for job in jobs[part]
+                    for p in range(shared, job.first)
+                ]
+                self._fill(regions, rows)
         return regions
 
     def _fill(self, regions: Regions, rows: list[Row]) -> None:
@@ -459,12 +471,13 @@ class ResumeEngine(FullEngine):
         past, newest = _split(spans)
         is_split = kind.attention_off or kind.holds_past
         parts = [(past, "one"), (newest, "each")] if is_split else [(spans, "each")]
-        for part, outputs in parts:
-            batches.take(part)
-            rows = batches.of(part, outputs)
-            self.model.decode_part(
-                rows, lambda graph: graph.below(graph.n_layer), want_logits=False
-            )
+        for every, outputs in parts:
+            for part in self._alike([end - start for _, start, end in every]):
+                batches.take(every[part])
+                rows = batches.of(every[part], outputs)
+                self.model.decode_part(
+                    rows, lambda graph: graph.below(graph.n_layer), want_logits=False
+                )
         for one, *others in by_prompt.values():
             length = len(one.run.prompt)
             batches.regions.copy(one.number, [other.number for other in others], length)
@@ -478,24 +491,25 @@ class ResumeEngine(FullEngine):
         rewrites = jobs[0].intervention.writes_generated
         starts = {job.number: len(job.run.prompt) - rewrites for job in jobs}
         while todo:
-            rows: list[Row] = []
-            edits: list[tuple[Edit, int]] = []
-            for job, writing in todo:
-                start, end = starts[job.number], len(writing.sequence)
-                regions.take(job.number, start, end)
-                rows += [
-                    Row(writing.sequence[p], p, (job.number,), p == end - 1)
-                    for p in range(start, end)
-                ]
-                edits.append(
-                    (self._change(job.intervention, job.layer, job.example)(start), end - start)
-                )
-                starts[job.number] = end - rewrites
-            together = regions.in_company(rows)
-            edits += [(CLEAN, 1)] * (len(together) - len(rows))
-            logits = self.model.decode(Batch(together), _Together(edits))
-            for (_, writing), row in zip(todo, logits, strict=False):
-                writing.take(row)
+            counts = [len(writing.sequence) - starts[job.number] for job, writing in todo]
+            for part in self._alike(counts):
+                rows: list[Row] = []
+                edits: list[tuple[Edit, int]] = []
+                for job, writing in todo[part]:
+                    start, end = starts[job.number], len(writing.sequence)
+                    regions.take(job.number, start, end)
+                    rows += [
+                        Row(writing.sequence[p], p, (job.number,), p == end - 1)
+                        for p in range(start, end)
+                    ]
+                    change = self._change(job.intervention, job.layer, job.example)
+                    edits.append((change(start), end - start))
+                    starts[job.number] = end - rewrites
+                together = regions.in_company(rows)
+                edits += [(CLEAN, 1)] * (len(together) - len(rows))
+                logits = self.model.decode(Batch(together), _Together(edits))
+                for (_, writing), row in zip(todo[part], logits, strict=False):
+                    writing.take(row)
             todo = [each for each in todo if not each[1].done]
 
     def _step(self, jobs: Sequence[_Job], batches: _Batches) -> FloatArray:
@@ -507,47 +521,72 @@ class ResumeEngine(FullEngine):
             for job in jobs
         ]
         spans = list(zip(jobs, starts, [job.newest + 1 for job in jobs], strict=True))
-        kind, lowest = jobs[0].intervention, min(job.layer for job in jobs)
+        kind = jobs[0].intervention
         if kind.attention_off:
             states = [_clean_states(span, span[0].layer) for span in spans]
         else:
             states = [_written_states(span) for span in spans]
             if kind.holds_past:
                 past, spans = _split(spans)
-                self._hold(past, [each[:-1] for each in states], lowest, batches)
+                self._hold(past, [each[:-1] for each in states], batches)
                 states = [each[-1:] for each in states]
-        batches.take(spans)
-        rows, later = batches.of(spans, "each"), _written_later(spans, states, model.n_layer)
-        entry = _for_all(rows, _at(lowest, spans, states))
 
         def part(graph: Graph) -> Part:
             if kind.attention_off:
                 return graph.without_attention(lowest, entry, later)
             return graph.from_layer(lowest, entry, later)
 
-        return model.decode_part(rows, part)[: len(jobs)]
+        found = []
+        counts = [end - start for _, start, end in spans]
+        for some in self._alike(counts) if not kind.attention_off else [slice(None)]:
+            these, lowest = spans[some], min(job.layer for job, _, _ in spans[some])
+            batches.take(these)
+            rows, later = (
+                batches.of(these, "each"),
+                _written_later(these, states[some], model.n_layer),
+            )
+            entry = _for_all(rows, _at(lowest, these, states[some]))
+            found.append(model.decode_part(rows, part)[: len(these)])
+        return np.concatenate(found)
 
-    def _hold(
-        self, past: Sequence[_Span], states: Sequence[FloatArray], layer: int, batches: _Batches
-    ) -> None:
+    def _hold(self, past: Sequence[_Span], states: Sequence[FloatArray], batches: _Batches) -> None:
         """Keys and values of past tokens that keep these states in all blocks from theirs on."""
         batches.take(past)
-        rows = batches.of(past, "one")
+        rows, lowest = batches.of(past, "one"), min(job.layer for job, _, _ in past)
 
         def held(block: int) -> FloatArray:
             return _for_all(rows, _at(block, past, states))
 
         self.model.decode_part(
-            rows, lambda graph: graph.keys_and_values(layer, held), want_logits=False
+            rows, lambda graph: graph.keys_and_values(lowest, held), want_logits=False
         )
+
+    @property
+    def _is_tiled(self) -> bool:
+        """Whether no bit may change, and flash attention takes other steps from some rows on."""
+        return self._keeps_bits and self.model.attention == FLASH
+
+    def _alike(self, counts: Sequence[int]) -> Iterable[slice]:
+        """Neighbours with so many rows each that may share a decode in which rows attend."""
+        return alike(counts) if self._is_tiled else [slice(0, len(counts))]
+
+    def _regions(self, lengths: Sequence[int], shared: int = 0) -> Regions:
+        return Regions(
+            self.model, lengths, shared, step=self._step_of(lengths), plain=self._is_plain
+        )
+
+    def _step_of(self, lengths: Sequence[int]) -> int:
+        return TILE if self._is_tiled and max(lengths) >= TILE - 1 else STEP
 
     def _room(self, prompt: Sequence[int], max_tokens: int) -> int:
         """How many cells a prompt and its answer take."""
         length = len(prompt) + max_tokens
-        return length if self._is_plain else aligned(length)
+        return length if self._is_plain else aligned(length, self._step_of([length]))
 
-    def _in_front(self, shared: int) -> int:
+    def _in_front(self, shared: int, lengths: Sequence[int]) -> int:
         """How many of the tokens that prompts have in common lie in front of all regions."""
+        if self._step_of(lengths) == TILE:
+            return 0  # in two decodes, a prompt's rows could be too few for tiles
         return shared if self._is_plain else shared - shared % STEP
 
     def together(self, n_tokens: int) -> int:

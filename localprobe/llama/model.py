@@ -36,7 +36,8 @@ other sequences."""
 class Model(Vocabulary):
     """A loaded GGUF and its KV cache.
 
-    The KV cache is float32. attention: EXACT or FLASH; may be changed, which empties the cache.
+    The KV cache is float32, of flash attention float16. attention: EXACT or FLASH; may be changed,
+    which empties the cache.
 
     threads: CPU threads, 0 for all cores. placement: which blocks are not on the CPU, if any.
     workers: of whom some of its devices are; to be closed after the model.
@@ -374,7 +375,8 @@ class Model(Vocabulary):
         params.n_seq_max = self._n_sequences
         params.n_outputs_max = self._n_sequences
         params.flash_attn_type = int(self._attention == FLASH)
-        params.type_k = params.type_v = 0
+        # Flash attention rounds keys and values to float16 whatever the cache holds.
+        params.type_k = params.type_v = int(self._attention == FLASH)
         params.kv_unified = True
         params.swa_full = True
         # Else a build for GPUs takes large multiplications away from the CPU, and copies what they
@@ -409,8 +411,10 @@ class Model(Vocabulary):
         share: of the blocks, of which the cache is wanted.
         """
         info = self.info
+        is_flash = self._attention == FLASH
         cache = 2 * info.n_layer * info.n_embd * info.n_head_kv / max(1, info.n_head)
-        scores = 2 * info.n_head * n_tokens
+        cache /= 1 + is_flash
+        scores = 0 if is_flash else 2 * info.n_head * n_tokens
         activations = 16 * info.n_embd
         outputs = n_sequences * info.n_vocab
         return 4.0 * (n_tokens * (share * cache + scores + activations) + outputs)

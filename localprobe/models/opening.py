@@ -237,11 +237,14 @@ def choose_engine(
         return FullEngine(loaded.model), reason
     keeps = batch_size != 1 and _keeps_bits(loaded)
     size = (BATCH_SIZE if keeps else 1) if batch_size is None else batch_size
-    if not keeps and loaded.model.on_cpu and loaded.model.attention == EXACT:
+    is_exact = loaded.model.attention == EXACT
+    if not keeps and loaded.model.on_cpu and is_exact:
         # Company can change more than bits: llama.cpp keeps Chameleon from naming image tokens in
         # the first output of a decode alone.
         size = 1
-    return ResumeEngine(loaded.model, size, noise, keeps_bits=keeps), ""
+    return ResumeEngine(
+        loaded.model, size, noise, keeps_bits=keeps and (batch_size is None or is_exact)
+    ), ""
 
 
 AUTO_ATTENTION = "auto"
@@ -324,9 +327,6 @@ def _keeps_bits(loaded: LoadedModel) -> bool:
         except LocalprobeError:
             return str(False)
 
-    # Flash attention takes other steps from some number of rows on.
-    if loaded.model.attention == FLASH:
-        return False
     found = remembered_of_file(loaded.sha256, f"bits in company, {loaded.model.checked_on}", run)
     return found == str(True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localprobe.engine import proof, regions
+from localprobe.engine import proof, regions, resume
 from localprobe.engine.full import Answer, CleanRun, Wanted
 from localprobe.engine.interventions import Donor, by_name
+from localprobe.engine.regions import TILE, alike
 from localprobe.engine.resume import ResumeEngine
-from localprobe.llama.model import Model
+from localprobe.llama.model import EXACT, FLASH, Model
 
 PATCHES = ("random", "freeze", "skip", "inject")
 LAYERS, MAX_TOKENS = range(3), 4
@@ -23,6 +24,12 @@ LAYERS, MAX_TOKENS = range(3), 4
 @pytest.fixture(scope="module")
 def model(tiny_file: Callable[[str], Path]) -> Model:
     return Model(tiny_file("llama"), threads=1)
+
+
+@pytest.fixture(scope="module")
+def flash_model(tiny_file: Callable[[str], Path]) -> Iterator[Model]:
+    with Model(tiny_file("llama"), threads=1, attention=FLASH) as model:
+        yield model
 
 
 def everything(
@@ -36,20 +43,29 @@ def everything(
     return runs, {(numbers[i], layer): answer for i, layer, answer in cells}
 
 
+@pytest.mark.parametrize("attention", [EXACT, FLASH])
 @pytest.mark.parametrize("patch", PATCHES)
 @settings(max_examples=8, deadline=None)
 @given(
     begin=st.lists(st.integers(3, 90), max_size=40),
-    ends=st.lists(st.lists(st.integers(3, 90), min_size=2, max_size=30), min_size=2, max_size=6),
+    ends=st.lists(st.lists(st.integers(3, 90), min_size=2, max_size=50), min_size=1, max_size=6),
 )
 def test_company_changes_no_bit(
-    model: Model, patch: str, begin: list[int], ends: list[list[int]]
+    model: Model,
+    flash_model: Model,
+    patch: str,
+    attention: str,
+    begin: list[int],
+    ends: list[list[int]],
 ) -> None:
+    """That of other prompts, and of other layers."""
+    model = flash_model if attention == FLASH else model
     prompts = [[*begin, *end] for end in ends]
     numbers = list(range(len(prompts)))
-    runs, cells = everything(ResumeEngine(model), prompts, numbers, patch)
+    runs, cells = everything(ResumeEngine(model, keeps_bits=True), prompts, numbers, patch)
     for number in numbers:
-        own, alone = everything(ResumeEngine(model), [prompts[number]], [number], patch)
+        by_itself = ResumeEngine(model, 1, keeps_bits=True)
+        own, alone = everything(by_itself, [prompts[number]], [number], patch)
         assert own[0].tokens == runs[number].tokens
         for layer in LAYERS:
             assert np.array_equal(own[0].states[layer], runs[number].states[layer])
@@ -61,8 +77,30 @@ def test_company_changes_no_bit(
 
 def test_the_proof_sees_what_regions_are_for(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     assert proof.keeps_bits(model)
-    monkeypatch.setattr(regions, "aligned", lambda n: n)
+    monkeypatch.setattr(regions, "aligned", lambda n, _step: n)
     assert not proof.keeps_bits(model)
+
+
+def test_the_proof_sees_what_flash_attention_does_from_some_rows_on(
+    flash_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert proof.keeps_bits(flash_model)
+    with monkeypatch.context() as patched:
+        patched.setattr(resume, "alike", lambda counts: [slice(0, len(counts))])
+        assert not proof.keeps_bits(flash_model)
+    monkeypatch.setattr(regions, "aligned", lambda n, _step: n)
+    assert not proof.keeps_bits(flash_model)
+
+
+@given(counts=st.lists(st.integers(1, 100), max_size=20))
+def test_who_shares_a_decode_under_flash_attention(counts: list[int]) -> None:
+    parts = list(alike(counts))
+    assert [i for part in parts for i in range(len(counts))[part]] == list(range(len(counts)))
+    for part in parts:
+        some = counts[part]
+        # Alone, a companion may come to one's rows.
+        is_tiled = {n >= TILE for n in (*some, *(n + 1 for n in some), sum(some))}
+        assert len(is_tiled) == 1 or len(some) == 1
 
 
 def test_the_proof_sees_that_one_row_is_multiplied_otherwise_than_two(

@@ -370,9 +370,9 @@ def main() -> None:
     real = ""
     if options.real:
         from localprobe.models.opening import locate
-        from localprobe.models.registry import DEFAULT_MODEL
+        from localprobe.models.registry import DEFAULT_FILE
 
-        real = str(locate(DEFAULT_MODEL)[1])
+        real = str(locate(DEFAULT_FILE)[1])
     started = time.monotonic()
 
     def progress(done: int, findings: list[str]) -> None:

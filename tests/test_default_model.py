@@ -19,6 +19,7 @@ from localprobe.engine.interventions import Freeze, Random
 from localprobe.llama.model import Model
 from localprobe.models import opening as models
 from localprobe.models.prepare import measured, prepare
+from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.tasks.squad import plain_text
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -43,7 +44,27 @@ def test_france_to_italy_flips_at_24(capsys: pytest.CaptureFixture[str]) -> None
         followed = "original" if row["p_original"] > row["p_modified"] else "modified"
         assert row["follows"] == followed
         assert (row["layer"] >= result["flip_layer"]) == (followed == "original")
-    assert result["model"]["sha256"].startswith("b179c952")
+    assert result["model"]["source"]["sha256"].startswith("b179c952")
+
+
+def test_unpacked_weights_are_nearer_to_the_file_than_its_own_product(
+    default_model: Path, float32_model: Path
+) -> None:
+    """Why the default is not computed in Q4_1: logits against those in float32, on plain text."""
+    logits = {}
+    for path in (float32_model, default_model, models.find(DEFAULT_MODEL)[1]):
+        with models.open_model(str(path)) as loaded:
+            model = loaded.model
+            tokens = model.tokenize(plain_text())[:160]
+            logits[path] = np.concatenate([each.copy() for each in model.next_logits(tokens, 40)])
+    exact, packed, unpacked = logits.values()
+
+    def off(found: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((found - exact) ** 2)))
+
+    assert 0 < off(unpacked) < 0.4 * off(packed)
+    kept = [np.mean(each.argmax(axis=1) == exact.argmax(axis=1)) for each in (packed, unpacked)]
+    assert kept[0] <= kept[1] >= 0.97
 
 
 @pytest.mark.usefixtures("as_in_the_manual")

@@ -41,7 +41,7 @@ from localprobe.cli.options import (
 )
 from localprobe.errors import LocalprobeError
 from localprobe.files.foreign import printable
-from localprobe.models.registry import DEFAULT_MODEL
+from localprobe.models.registry import DEFAULT_FILE, DEFAULT_MODEL
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -1077,7 +1077,7 @@ def models_list(local: Local = False, json: Json = False) -> None:
     (listing.list_local if local else listing.list_models)(json=json)
 
 
-@_command(f"localprobe models pull {DEFAULT_MODEL}", "pull", models_app)
+@_command(f"localprobe models pull {DEFAULT_FILE}", "pull", models_app)
 def models_pull(
     name: Annotated[
         str,
@@ -1094,7 +1094,7 @@ def models_pull(
     commands.pull_model(name)
 
 
-@_command(f"localprobe models prepare {DEFAULT_MODEL} --type q8_0", "prepare", models_app)
+@_command(f"localprobe models prepare {DEFAULT_FILE} --type q8_0", "prepare", models_app)
 def models_prepare(
     model: Annotated[
         str,
@@ -1123,7 +1123,7 @@ def models_prepare(
     commands.prepare_model(model, kind.lower())
 
 
-@_command(f"localprobe models remove {DEFAULT_MODEL}@q8_0 --yes", "remove", models_app)
+@_command(f"localprobe models remove {DEFAULT_FILE}@q8_0 --yes", "remove", models_app)
 def models_remove(
     names: Annotated[
         list[str],
@@ -1141,7 +1141,7 @@ def models_remove(
     listing.remove_models(names, yes=yes)
 
 
-@_command(f"localprobe models info {DEFAULT_MODEL}", "info", models_app)
+@_command(f"localprobe models info {DEFAULT_FILE}", "info", models_app)
 def models_info(
     model: Annotated[
         str,

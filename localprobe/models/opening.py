@@ -37,6 +37,7 @@ from localprobe.models.placement import AUTO, needs, parse_gpu_layers, place, wh
 from localprobe.models.prepare import (
     check_type,
     manifest_of,
+    prepare,
     prepared_from,
     prepared_models,
     prepared_path,
@@ -130,11 +131,13 @@ def locate(name: str) -> tuple[str, Path, str]:
 
     Of a model in several files: the first of them, and a SHA-256 of those of all.
     NAME@type and FILE.gguf@type are what was prepared of them. A known model is fetched when it is
-    not in the cache yet.
+    not in the cache yet, and the default one then prepared.
     """
     file = _as_file(name)
     if file is not None:
         return *file, _hash(file[1])
+    if name == registry.DEFAULT_MODEL and not prepared_path(name).exists():
+        prepare(*locate(registry.DEFAULT_FILE), name.rpartition("@")[2])
     if "@" in name:
         return _find_prepared(prepared_name(name))
     entry = registry.entry(name, named_in_stores)

@@ -188,11 +188,18 @@ def blocks(n: int) -> str:
     return "1 block" if n == 1 else f"{n} blocks"
 
 
+_UNPACKED = ("BF16", "F16", "F32")
+"""File types as which quantized weights are hardly rounded once more."""
+
+
 def described(model: Mapping[str, Any]) -> str:
     """A model's record in a few words."""
     requantised = ", requantised" if "@" in model["name"] else ""
+    file_type = model["file_type"]
     if (source := model.get("source")) and source["quantized"]:
         requantised = f", requantised from {source['quantized']}"
+        if file_type in _UNPACKED:
+            file_type, requantised = f"{file_type} of {source['quantized']}", ""
     # Where all blocks are on the CPU, nothing is said.
     where = f": {model['blocks_on']}" if model.get("blocks_on") else ""
     attention = f", {model['attention']} attention" if model.get("attention") else ""
@@ -200,7 +207,7 @@ def described(model: Mapping[str, Any]) -> str:
     if (layer := model.get("past_unread_from")) is not None:
         unread = f", nothing looks at past tokens from layer {layer} on"
     return (
-        f"{model['name']} ({model['architecture']}, {model['file_type']}, "
+        f"{model['name']} ({model['architecture']}, {file_type}, "
         f"{blocks(model['n_layer'])}{where}{attention}{unread}){requantised}"
     )
 

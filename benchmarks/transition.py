@@ -1,7 +1,7 @@
 """Finding a transition, against a whole sweep of the same examples and against PyTorch.
 
     python benchmarks/transition.py                                 # against the sweep, 60 examples
-    python benchmarks/transition.py --peer -m smollm2-135m@bf16     # against PyTorch, 20 examples
+    python benchmarks/transition.py --peer                          # against PyTorch, 20 examples
     python benchmarks/transition.py --examples 5 --peer             # the short form
 
 freeze, skip and random on capitals, asked as `--prompts model` does, by the first examples that the
@@ -32,6 +32,7 @@ from localprobe.api import Model
 from localprobe.experiments.experiment import Experiment, encoder
 from localprobe.experiments.sweep import Sweep
 from localprobe.models import opening
+from localprobe.models.registry import DEFAULT_MODEL
 from localprobe.report.transition import between
 from localprobe.runs.descent import PATIENCE
 from localprobe.runs.tally import KEPT, Tally
@@ -244,7 +245,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, help="that the model answers right (60; 20)")
     parser.add_argument("--peer", action="store_true", help="against PyTorch, not the sweep")
     options = parser.parse_args()
-    names = options.model or ["smollm2-135m"]
+    names = options.model or [DEFAULT_MODEL]
     if options.peer:
         against_pytorch(names, options.examples or 20)
     else:

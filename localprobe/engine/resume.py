@@ -109,6 +109,11 @@ class _Batches:
     filled: bool = False
     """Whether the cells of the prompts hold clean keys and values below their layers."""
 
+    @property
+    def shares_layers(self) -> bool:
+        """Whether a prompt has several jobs, for layers that share decodes."""
+        return any(place for _, place in self.jobs)
+
     def take(self, spans: Sequence[_Span]) -> None:
         """Before the rows of some spans are decoded: forget what their jobs have from there on."""
         for job, start, end in spans:
@@ -403,10 +408,11 @@ class ResumeEngine(FullEngine):
             return
         elsewhere.sort(key=lambda job: job.number)
         if not batches.filled:
-            self._fill_clean(batches)
+            highest = max(job.layer for job in jobs)
+            self._fill_below(highest, batches)
             batches.filled = True
-            if not jobs[0].intervention.attention_off:
-                # What was there of the layers was written over.
+            if batches.shares_layers and not jobs[0].intervention.attention_off:
+                # What stood there from their own layers on was written over.
                 self._step([replace(job, writing=None) for job in elsewhere], batches)
         # Attention is switched off for all rows of a decode, or for none.
         off = jobs[0].intervention.attention_off
@@ -449,8 +455,8 @@ class ResumeEngine(FullEngine):
             rows = regions.in_company(rows, want_logits=False)
             self.model.decode(Batch([*rows[:-1], replace(rows[-1], output=True)]), CLEAN)
 
-    def _fill_clean(self, batches: _Batches) -> None:
-        """Clean keys and values in the cells of all prompts.
+    def _fill_below(self, layer: int, batches: _Batches) -> None:
+        """Clean keys and values below a layer, in the cells of all prompts.
 
         Only answers that leave the clean one need them. Below their layers they stay there, since
         every layer finds its rows in the same cells.
@@ -475,9 +481,7 @@ class ResumeEngine(FullEngine):
             for part in self._alike([end - start for _, start, end in every]):
                 batches.take(every[part])
                 rows = batches.of(every[part], outputs)
-                self.model.decode_part(
-                    rows, lambda graph: graph.below(graph.n_layer), want_logits=False
-                )
+                self.model.decode_part(rows, lambda graph: graph.below(layer), want_logits=False)
         for one, *others in by_prompt.values():
             length = len(one.run.prompt)
             batches.regions.copy(one.number, [other.number for other in others], length)

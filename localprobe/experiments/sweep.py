@@ -214,6 +214,7 @@ class Sweep:
             sum(n_swapped) / max(1, len(n_swapped)),
             self.max_tokens,
             is_whole=self._engine.name == FullEngine.name,
+            n_layers=len(self.layers),
         )
 
     # Progress

@@ -23,7 +23,8 @@ class Work:
     """Of a sweep on a model of n_layer blocks.
 
     n_tokens: of a prompt, on average. n_shared: that prompts begin with in common. n_swapped:
-    from the swapped words on. is_whole: whether every answer takes whole passes.
+    from the swapped words on. is_whole: whether every answer takes whole passes. n_layers: at how
+    many layers an intervention is tried.
     """
 
     n_layer: int
@@ -32,6 +33,7 @@ class Work:
     n_swapped: float
     max_tokens: int
     is_whole: bool
+    n_layers: int = 1
     n_answers: int = 0
     n_answered: int = 0
 
@@ -59,7 +61,15 @@ class Work:
             if kind.holds_past:
                 rows, decodes = 1 + _KEYS_AND_VALUES * rows, 2
         first = decodes * _READING / together + max(1.0, rows)
-        return (self.n_layer - layer) * first + self.n_layer * self._rest(1 + writes, together)
+        rest = self.n_layer * self._rest(1 + writes, together)
+        return (self.n_layer - layer) * first + rest + self.below(patch, together)
+
+    def below(self, patch: str, together: int) -> float:
+        """Of `cell`, its share in what answers that leave the clean one need below their layers."""
+        if self.is_whole or self.max_tokens < 2:
+            return 0.0
+        rows = self.n_swapped if patch == SWAP else self.n_tokens
+        return self.n_layer * self._decode(rows, together) / max(1, self.n_layers)
 
     def in_few_rows(self, patch: str, layer: int, together: int) -> float:
         """Of `cell`, what goes into decodes of a row or two a prompt."""
@@ -69,7 +79,7 @@ class Work:
             return self.n_layer * self._rest(1, together)
         kind, n = by_name(patch, 0), round(self.n_tokens)
         if kind.holds_past or kind.first_row(n) >= n - 1:
-            return self.cell(patch, layer, together)
+            return self.cell(patch, layer, together) - self.below(patch, together)
         return self.n_layer * self._rest(1 + kind.writes_generated, together)
 
     def _decode(self, rows: float, together: int) -> float:

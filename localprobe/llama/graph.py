@@ -78,7 +78,7 @@ class Graph:
         ]
         self.attention = [attention_of(addresses, self.block(b)) for b in range(n_layer)]
         self._embedded = self._find_tokens()
-        self.n_layer = n_layer
+        self._n_layer = n_layer
         self._multiplied = np.array([_weights(node) for node in nodes], np.int64)
         self._base = min(addresses)
         size = max(addresses) + ctypes.sizeof(ggml.Tensor) - self._base
@@ -109,7 +109,7 @@ class Graph:
     def keys_and_values(self, layer: int, states: Callable[[int], FloatArray]) -> Part:
         """Only fill the cache from block `layer` on, with the states given at each of them."""
         written = {
-            self.state[block]: self._write(states(block)) for block in range(layer, self.n_layer)
+            self.state[block]: self._write(states(block)) for block in range(layer, self._n_layer)
         }
         return Part(self._all_but_stores(layer), written)
 
@@ -156,7 +156,7 @@ class Graph:
 
     def _shared(self, layer: int) -> list[int]:
         """Where blocks below a layer store, if blocks from it on attend to some of that, too."""
-        is_shared = self._aside.shared <= layer < self.n_layer
+        is_shared = self._aside.shared <= layer < self._n_layer
         return [i for stores in self.stores[:layer] for i in stores] if is_shared else []
 
     def _entry(self, layer: int, states: FloatArray) -> dict[int, Callable[[int], None]]:

@@ -99,12 +99,15 @@ def test_answers_that_are_longer_are_more_work() -> None:
 
 
 def test_what_goes_into_decodes_of_few_rows_is_a_part_of_the_work() -> None:
-    """freeze and skip: all of it; else the tokens after the answer's first."""
-    work = Work(10, 26.0, 0, 8.0, max_tokens=3, is_whole=False)
+    """freeze and skip: all that depends on the layer; else the tokens after the answer's first."""
+    work = Work(10, 26.0, 0, 8.0, max_tokens=3, is_whole=False, n_layers=5)
     work.saw(2)
     for patch in ("freeze", "skip"):
-        assert work.in_few_rows(patch, 4, 8) == work.cell(patch, 4, 8) > 0
+        several = work.cell(patch, 4, 8) - work.below(patch, 8)
+        assert work.in_few_rows(patch, 4, 8) == several > 0
     for patch in ("random", "shuffle", "swap"):
         first = Work(10, 26.0, 0, 8.0, max_tokens=1, is_whole=False).cell(patch, 4, 8)
-        assert work.cell(patch, 4, 8) == pytest.approx(first + work.in_few_rows(patch, 4, 8))
+        few, below = work.in_few_rows(patch, 4, 8), work.below(patch, 8)
+        assert work.cell(patch, 4, 8) == pytest.approx(first + few + below)
+        assert 5 * below == pytest.approx(10 * ((8 if patch == "swap" else 26) + 6 / 8))
         assert 0 < work.in_few_rows(patch, 4, 8) < first

@@ -16,6 +16,8 @@ _READING = 6.0
 _KEYS_AND_VALUES = 0.12
 """The share of a block's multiplications that give a row's keys and values."""
 _LIKELY_ANSWER = 3.0
+_LEFT = 0.5
+"""The share of prompts of which some answer leaves the clean one and is not settled by that."""
 
 
 @dataclass
@@ -69,7 +71,7 @@ class Work:
         if self.is_whole or self.max_tokens < 2:
             return 0.0
         rows = self.n_swapped if patch == SWAP else self.n_tokens
-        return self.n_layer * self._decode(rows, together) / max(1, self.n_layers)
+        return _LEFT * self.n_layer * self._decode(rows, together) / max(1, self.n_layers)
 
     def in_few_rows(self, patch: str, layer: int, together: int) -> float:
         """Of `cell`, what goes into decodes of a row or two a prompt."""

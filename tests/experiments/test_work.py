@@ -109,5 +109,5 @@ def test_what_goes_into_decodes_of_few_rows_is_a_part_of_the_work() -> None:
         first = Work(10, 26.0, 0, 8.0, max_tokens=1, is_whole=False).cell(patch, 4, 8)
         few, below = work.in_few_rows(patch, 4, 8), work.below(patch, 8)
         assert work.cell(patch, 4, 8) == pytest.approx(first + few + below)
-        assert 5 * below == pytest.approx(10 * ((8 if patch == "swap" else 26) + 6 / 8))
+        assert 5 * below == pytest.approx(0.5 * 10 * ((8 if patch == "swap" else 26) + 6 / 8))
         assert 0 < work.in_few_rows(patch, 4, 8) < first

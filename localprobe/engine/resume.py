@@ -44,11 +44,11 @@ from localprobe.llama.residual import Keep
 
 BATCH_SIZE = 16
 
-FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 512}
+FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 256}
 """Prompts share a decode as long as their tokens fit: attention looks at every cell in use, and
 llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
-prompts pay; where all are, they only make each other's attention longer. Flash attention passes
-over what it does not see."""
+prompts pay; where all are, they only make each other's attention longer: flash attention passes
+over what a row does not see, but looks for it first."""
 MORE_CELLS, _MEMORY = 3, 1 << 29
 """Times as many, where of most prompts only the newest token is computed, unless that takes so many
 bytes."""
@@ -181,7 +181,7 @@ class ResumeEngine(FullEngine):
         each other, which was seen to be so. plain: let llama.cpp choose their cells.
         """
         super().__init__(model, noise)
-        self.batch_size, self._is_plain = batch_size, plain
+        self.batch_size, self._asked_plain = batch_size, plain
         self._keeps_bits = keeps_bits
         self.company = 1 if keeps_bits else batch_size
 
@@ -564,6 +564,13 @@ class ResumeEngine(FullEngine):
         self.model.decode_part(
             rows, lambda graph: graph.keys_and_values(lowest, held), want_logits=False
         )
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether llama.cpp chooses the cells: as few as can be, which is what flash attention
+        wants where bits do not matter.
+        """
+        return self._asked_plain or (not self._keeps_bits and self.model.attention == FLASH)
 
     @property
     def _is_tiled(self) -> bool:

@@ -69,6 +69,8 @@ NO_ANSWER = Answer((), "", np.empty(0, np.float32), is_finite=False)
 Stop = Callable[[str], bool]
 Wanted = Callable[[int, int], bool]
 """Given the number of a prompt and a layer, whether that cell is to be computed."""
+Certain = Callable[[int], int]
+"""Given the number of a prompt, for how many layers from the next one on that is known by now."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class FullEngine:
         examples: Sequence[int],
         stops: Sequence[Stop | None],
         wanted: Wanted | None = None,
+        certain: Certain | None = None,
     ) -> Iterator[tuple[int, int, Answer]]:
         """Every prompt at every layer, each with its intervention, which are of one kind.
 
@@ -164,6 +167,7 @@ class FullEngine:
         finite, that one is NO_ANSWER.
 
         wanted: asked of each cell once all answers at higher layers were given; all cells if None.
+        certain: at how many of the next layers what it says is known before; 1 if None.
         """
         for layer in sorted(layers, reverse=True):
             for i, run in enumerate(runs):

@@ -19,6 +19,7 @@ computed again.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +29,7 @@ from localprobe.engine.full import (
     CLEAN,
     NO_ANSWER,
     Answer,
+    Certain,
     CleanRun,
     FullEngine,
     Stop,
@@ -278,16 +280,19 @@ class ResumeEngine(FullEngine):
         examples: Sequence[int],
         stops: Sequence[Stop | None],
         wanted: Wanted | None = None,
+        certain: Certain | None = None,
     ) -> Iterator[tuple[int, int, Answer]]:
         if not runs:
             return
+        if wanted is None:
+            wanted, certain = _everything, _always
         all_rows = _changes_all_rows(interventions[0])
         lengths = [self._room(run.prompt, max_tokens) for run in runs]
         downwards = sorted(layers, reverse=True)
         most_rows = self._most_rows(MANY_ROWS) if all_rows else self._most_cells()
         for some in self._batched(lengths, most_rows):
             n = 1
-            if wanted is None and self.batch_size > 1:
+            if certain is not None and self.batch_size > 1:
                 n = self._layers_together(
                     runs[some.start : some.stop], interventions[0], max_tokens
                 )
@@ -296,7 +301,7 @@ class ResumeEngine(FullEngine):
                 for i in some
             }
             groups = _neighbours(downwards, n)
-            yield from self._run_batch(jobs, groups, max_tokens, wanted or _everything)
+            yield from self._run_batch(jobs, groups, max_tokens, wanted, certain or _once)
 
     def _layers_together(
         self, runs: Sequence[CleanRun], intervention: Intervention, max_tokens: int
@@ -334,6 +339,7 @@ class ResumeEngine(FullEngine):
         groups: Sequence[Sequence[int]],
         max_tokens: int,
         wanted: Wanted,
+        certain: Certain,
     ) -> Iterator[tuple[int, int, Answer]]:
         """The answers of jobs that share decodes, at layers that share them, going down.
 
@@ -347,7 +353,12 @@ class ResumeEngine(FullEngine):
         }
         ready: _Batches | None = None
         n_decodes = 0
-        for below, layers in enumerate(groups):
+        left = deque(groups)
+        while left:
+            layers, n = left.popleft(), min(map(certain, jobs))
+            if n < len(layers):
+                left.appendleft(layers[n:])
+                layers = layers[:n]
             todo = {
                 (i, place): each[i, place]
                 for i in jobs
@@ -376,8 +387,8 @@ class ResumeEngine(FullEngine):
                     # One that is not finite spoils all that share its cache: each by itself.
                     for i, job in jobs.items():
                         alone = {i: replace(job, number=0)}
-                        one_by_one = [[layer] for rest in groups[below:] for layer in rest]
-                        yield from self._run_batch(alone, one_by_one, max_tokens, wanted)
+                        one_by_one = [[layer] for rest in (layers, *left) for layer in rest]
+                        yield from self._run_batch(alone, one_by_one, max_tokens, wanted, certain)
                     return
                 yield next(iter(todo))[0], layers[0], NO_ANSWER
                 ready = None
@@ -662,6 +673,14 @@ def _for_all(rows: Batch, states: FloatArray) -> FloatArray:
 
 def _everything(_number: int, _layer: int) -> bool:
     return True
+
+
+def _always(_number: int) -> int:
+    return MOST_LAYERS
+
+
+def _once(_number: int) -> int:
+    return 1
 
 
 def _split(spans: Sequence[_Span]) -> tuple[list[_Span], list[_Span]]:

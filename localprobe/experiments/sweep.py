@@ -513,6 +513,7 @@ class Sweep:
             examples=[one.example.number for one, _ in there],
             stops=[self._settled(*one.compared) for one, _ in there],
             wanted=None if walks is None else lambda i, layer: walks[i].wants(layer),
+            certain=None if walks is None else lambda i: walks[i].certain,
         )
         for i, layer, answer in cells:
             row = self._row(patch, there[i][0], layer, answer)

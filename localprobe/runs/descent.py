@@ -7,6 +7,7 @@ below is tried all the same, at random, so that it can be said how many do.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,12 @@ class Walk:
     def wants(self, layer: int) -> bool:
         """Whether the next layer is to be tried."""
         return not self.is_over or self._descent.checks(self._example, self._patch, layer)
+
+    @property
+    def certain(self) -> int:
+        """For how many layers from the next one on it is known by now whether each is wanted."""
+        left = self._descent.patience - self._in_a_row
+        return left if left else sys.maxsize
 
     def saw(self, layer: int, held: bool) -> None:
         """Note whether the answer held at a layer that was tried."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localprobe.engine import proof, regions, resume
-from localprobe.engine.full import Answer, CleanRun, Wanted
+from localprobe.engine.full import Answer, Certain, CleanRun, Wanted
 from localprobe.engine.interventions import Donor, by_name
 from localprobe.engine.regions import TILE, alike
 from localprobe.engine.resume import ResumeEngine
@@ -136,6 +136,52 @@ def test_what_is_written_side_by_side_is_what_is_written_alone(
         assert together[layer].margin == alone[layer].margin
         assert np.array_equal(together[layer].logits, alone[layer].logits)
     model.close()
+
+
+@pytest.mark.parametrize("patch", ["freeze", "skip"])
+def test_layers_share_decodes_as_far_as_they_are_known_to_be_wanted(
+    model: Model, patch: str
+) -> None:
+    """The first prompt is tried at the last layer, the others down to a layer of their own."""
+    prompts = [[5, 17, 44, 8], [61, 30, 12], [9, 9, 4, 31, 7]]
+    engine, stops = ResumeEngine(model), [None] * len(prompts)
+    runs = engine.clean(prompts, range(4), max_tokens=2, stops=stops)
+    asked: list[tuple[int, int, int]] = []
+    given = dict.fromkeys(range(3), 4)
+
+    def wanted(i: int, layer: int) -> bool:
+        asked.append((i, layer, given[i]))
+        return layer >= 3 - i
+
+    def answers(certain: Certain | None) -> dict[tuple[int, int], Answer]:
+        asked.clear()
+        given.update(dict.fromkeys(given, 4))
+        found = {}
+        for i, layer, answer in engine.run(
+            runs,
+            [by_name(patch, 0)] * 3,
+            range(1, 4),
+            max_tokens=2,
+            examples=range(3),
+            stops=stops,
+            wanted=wanted,
+            certain=certain,
+        ):
+            given[i], found[i, layer] = layer, answer
+        return found
+
+    one_by_one = answers(None)
+    assert all(before == layer + 1 for i, layer, before in asked if layer >= 3 - i)
+    together = answers(lambda _i: 2)
+    assert any(before > layer + 1 for i, layer, before in asked if layer >= 3 - i)
+    assert (
+        list(together)
+        == list(one_by_one)
+        == [(i, layer) for layer in (3, 2, 1) for i in range(3) if layer >= 3 - i]
+    )
+    for cell, answer in one_by_one.items():
+        assert np.array_equal(answer.logits, together[cell].logits)
+        assert answer.all_tokens == together[cell].all_tokens
 
 
 def test_more_prompts_than_llama_cpp_has_sequences_for(model: Model) -> None:

@@ -116,3 +116,26 @@ def test_own_transitions_are_of_examples_with_something_to_lose() -> None:
             rows.append(Row(example, "skip", layer, "", score, ()))
     found = own_transitions(rows, "skip", range(3), METRIC, Descent(2))
     assert {example: own.layer for example, own in found.items()} == {0: 1, 2: None}
+
+
+@given(
+    so_far=st.lists(st.booleans(), max_size=8),
+    to_come=st.lists(st.booleans(), min_size=6, max_size=6),
+    patience=st.integers(1, 4),
+    check=st.sampled_from([0.0, 0.4]),
+)
+def test_what_is_certain_to_be_wanted_does_not_depend_on_what_comes(
+    so_far: list[bool], to_come: list[bool], patience: int, check: float
+) -> None:
+    descent, top = Descent(patience, check), 20
+    walk = Walk(descent, 1, "freeze")
+    for layer, held in zip(range(top, 0, -1), so_far, strict=False):
+        if walk.wants(layer):
+            walk.saw(layer, held)
+    layers = range(top - len(so_far), 0, -1)[: len(to_come)][: walk.certain]
+    known = [walk.wants(layer) for layer in layers]
+    assert layers
+    for layer, held, before in zip(layers, to_come, known, strict=False):
+        assert walk.wants(layer) == before
+        if before:
+            walk.saw(layer, held)

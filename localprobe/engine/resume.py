@@ -44,7 +44,7 @@ from localprobe.llama.graph import Graph, Later, Part
 from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.residual import Keep
 
-BATCH_SIZE = 16
+BATCH_SIZE = 32
 
 FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 256}
 """Prompts share a decode as long as their tokens fit: attention looks at every cell in use, and

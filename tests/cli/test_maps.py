@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +130,6 @@ def test_files(run: Run, tmp_path: Path, command: str, suffix: str) -> None:
         start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
         assert path.read_bytes().startswith(start)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
-
-
-def test_an_end_token_has_a_name_in_pages() -> None:
-    from test_map_words import a_lens, a_map
-
-    from localprobe.report.map_files import lens_html, map_html
-
-    seen = a_lens([True, False], [0, 1], 2)
-    text = lens_html(replace(seen, token="", vocabulary={7: "", 8: "y"}))
-    assert "says (end) (1.00); P(end) = 1.00" in text and "&#x27;&#x27;" not in text
-    assert "P(end) = 0.10, `a` at layer 0" in map_html(a_map([[0.1, 0.8]], [0], 1, answer=""))
 
 
 def test_until_is_of_layers_that_were_computed(run: Run) -> None:

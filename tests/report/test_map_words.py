@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from localprobe.experiments.lens import Lens
 from localprobe.experiments.map import TokenMap
+from localprobe.report.map_files import lens_html, map_html
 from localprobe.report.map_words import (
     both,
     clean_line,
@@ -158,3 +161,10 @@ def test_an_end_token_has_a_name() -> None:
     found = a_map([[LOST, THERE]], [0], 1, answer="")
     assert clean_line(found) == "clean answer: (end), P = 0.80"
     assert measured(found) == "P(end)"
+
+
+def test_an_end_token_has_a_name_in_pages() -> None:
+    seen = a_lens([True, False], [0, 1], 2)
+    text = lens_html(replace(seen, token="", vocabulary={7: "", 8: "y"}))
+    assert "says (end) (1.00); P(end) = 1.00" in text and "&#x27;&#x27;" not in text
+    assert "P(end) = 0.10, `a` at layer 0" in map_html(a_map([[0.1, 0.8]], [0], 1, answer=""))

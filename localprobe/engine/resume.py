@@ -51,7 +51,7 @@ FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 256}
 llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
 prompts pay; where all are, they only make each other's attention longer: flash attention passes
 over what a row does not see, but looks for it first."""
-MORE_CELLS, _MEMORY = 3, 1 << 29
+MORE_CELLS, _MEMORY = {EXACT: 2, FLASH: 3}, 1 << 29
 """Times as many, where of most prompts only the newest token is computed, unless that takes so many
 bytes."""
 ENOUGH_ROWS, MOST_LAYERS = TILE - 1, 16
@@ -615,9 +615,9 @@ class ResumeEngine(FullEngine):
         return max(1, min(self.batch_size, self._most_rows(FEW_ROWS) // aligned(n_tokens)))
 
     def _most_cells(self) -> int:
-        cells = self._most_rows(FEW_ROWS)
-        is_small = self.model.context_bytes(MORE_CELLS * cells) <= _MEMORY
-        return MORE_CELLS * cells if is_small else cells
+        cells, times = self._most_rows(FEW_ROWS), MORE_CELLS[self.model.attention]
+        is_small = self.model.context_bytes(times * cells) <= _MEMORY
+        return times * cells if is_small else cells
 
     def _most_rows(self, on_cpu: Mapping[str, int]) -> int:
         return on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)

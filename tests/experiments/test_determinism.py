@@ -10,6 +10,7 @@ import pytest
 
 from localprobe.api import Model, RunningSweep
 from localprobe.experiments.experiment import Experiment
+from localprobe.llama.model import FLASH
 from localprobe.runs.rows import Row
 from localprobe.runs.shard import Shard
 
@@ -66,6 +67,31 @@ def test_every_bit_is_the_same(other: Callable[[Model], Rows], model: Model, who
 def test_with_another_number_of_threads(default_model: Path, model: Model, whole: Rows) -> None:
     with Model(default_model, threads=1, attention=model.loaded.model.attention) as single:
         assert rows(single) == whole
+
+
+@pytest.mark.usefixtures("default_model")
+def test_the_default_model_as_it_ships_writes_the_same_rows_in_any_company(tmp_path: Path) -> None:
+    """With flash attention; where prompts and neighbouring layers share decodes."""
+
+    def written(model: Model, **changes: Any) -> Rows:
+        experiment = Experiment(**{**vars(BASE), "layers": "14,22:25,29", **changes})
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        with RunningSweep(model, experiment, out) as running:
+            found = [row for row in running.rows() if row is not None]
+        return {(row.example, row.patch, row.layer): row for row in found}
+
+    with Model() as model, Model(threads=1) as single:
+        assert model.loaded.model.attention == FLASH
+        whole = written(model)
+        assert len(whole) == 3 * (1 + 5 * 5)
+        assert written(single) == whole
+        others = [
+            written(model, layers="23"),
+            written(model, patches=("skip", "freeze"), layers="23:25"),
+            written(model, shard=Shard(2, 2)) | written(model, shard=Shard(1, 2)),
+        ]
+        for other in others:
+            assert other and all(row == whole[key] for key, row in other.items())
 
 
 @pytest.mark.parametrize(

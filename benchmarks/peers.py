@@ -45,7 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="of localprobe and the peers")
     parser.add_argument("--also", action="append", default=[], help="a model of ours; may repeat")
-    parser.add_argument("--prompts", type=int, help="for localprobe (16, as a sweep; long ones: 4)")
+    parser.add_argument(
+        "--prompts", type=int, help=f"for localprobe ({BATCH_SIZE}, as a sweep; long ones: 4)"
+    )
     parser.add_argument("--peer-prompts", type=int, default=1, help="for the others (default 1)")
     parser.add_argument("--batch", type=int, default=4, help="prompts in PyTorch's largest batch")
     parser.add_argument("--runs", type=int, default=3)

@@ -287,15 +287,14 @@ class ResumeEngine(FullEngine):
         if wanted is None:
             wanted, certain = _everything, _always
         all_rows = _changes_all_rows(interventions[0])
-        lengths = [self._room(run.prompt, max_tokens) for run in runs]
+        rooms = [self._room(run.prompt, max_tokens) for run in runs]
         downwards = sorted(layers, reverse=True)
-        most_rows = self._most_rows(MANY_ROWS) if all_rows else self._most_cells()
-        for some in self._batched(lengths, most_rows):
+        cells = self._most_rows(MANY_ROWS) if all_rows else self._most_cells()
+        for some in self._batched(rooms, cells):
             n = 1
             if certain is not None and self.batch_size > 1:
-                n = self._layers_together(
-                    runs[some.start : some.stop], interventions[0], max_tokens
-                )
+                part = slice(some.start, some.stop)
+                n = self._layers_together(runs[part], interventions[0], rooms[part], cells)
             jobs = {
                 i: _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i])
                 for i in some
@@ -304,11 +303,14 @@ class ResumeEngine(FullEngine):
             yield from self._run_batch(jobs, groups, max_tokens, wanted, certain or _once)
 
     def _layers_together(
-        self, runs: Sequence[CleanRun], intervention: Intervention, max_tokens: int
+        self,
+        runs: Sequence[CleanRun],
+        intervention: Intervention,
+        rooms: Sequence[int],
+        cells: int,
     ) -> int:
-        """How many layers of these prompts share a decode."""
+        """How many layers of these prompts, which take so much room each, share a decode."""
         first = intervention.first_row(len(runs[0].prompt))
-        rooms = [self._room(run.prompt, max_tokens) for run in runs]
         window = self.model.info.sliding_window
         if (
             # Where blocks look at those below in another way than by the state.
@@ -325,9 +327,6 @@ class ResumeEngine(FullEngine):
         rows = len(runs)
         if not (intervention.attention_off or intervention.holds_past):
             rows = sum(len(run.prompt) - intervention.first_row(len(run.prompt)) for run in runs)
-        cells = (
-            self._most_rows(MANY_ROWS) if _changes_all_rows(intervention) else self._most_cells()
-        )
         return max(
             1,
             min(ENOUGH_ROWS // rows, MOST_LAYERS, cells // sum(rooms), MOST_PROMPTS // len(runs)),
@@ -375,7 +374,8 @@ class ResumeEngine(FullEngine):
                     or self.model.n_decodes != n_decodes
                     or not todo.keys() <= ready.jobs.keys()
                 ):
-                    having = {at: job for at, job in each.items() if at[0] in {i for i, _ in todo}}
+                    prompts = {i for i, _ in todo}
+                    having = {at: job for at, job in each.items() if at[0] in prompts}
                     lengths = [len(job.run.prompt) + max_tokens for job in each.values()]
                     ready = _Batches(having, self._fill_prefix(list(having.values()), lengths))
                 for (_, place), job in todo.items():
@@ -529,7 +529,6 @@ class ResumeEngine(FullEngine):
 
     def _step(self, jobs: Sequence[_Job], batches: _Batches) -> FloatArray:
         """Logits (n_jobs, n_vocab) after the newest token of each, which is clean."""
-        model = self.model
         first_step = jobs[0].writing is None
         starts = [
             job.first if first_step else job.newest - job.intervention.writes_generated
@@ -545,24 +544,25 @@ class ResumeEngine(FullEngine):
                 past, spans = _split(spans)
                 self._hold(past, [each[:-1] for each in states], batches)
                 states = [each[-1:] for each in states]
+        counts = [end - start for _, start, end in spans]
+        parts = [slice(None)] if kind.attention_off else self._alike(counts)
+        return np.concatenate([self._enter(spans[p], states[p], batches) for p in parts])
+
+    def _enter(
+        self, spans: Sequence[_Span], states: Sequence[FloatArray], batches: _Batches
+    ) -> FloatArray:
+        """Logits (n_spans, n_vocab) of one decode, each going on from its states at its layer."""
+        batches.take(spans)
+        rows, lowest = batches.of(spans, "each"), min(job.layer for job, _, _ in spans)
+        entry = _for_all(rows, _at(lowest, spans, states))
+        later = _written_later(spans, states, self.model.n_layer)
 
         def part(graph: Graph) -> Part:
-            if kind.attention_off:
+            if spans[0][0].intervention.attention_off:
                 return graph.without_attention(lowest, entry, later)
             return graph.from_layer(lowest, entry, later)
 
-        found = []
-        counts = [end - start for _, start, end in spans]
-        for some in self._alike(counts) if not kind.attention_off else [slice(None)]:
-            these, lowest = spans[some], min(job.layer for job, _, _ in spans[some])
-            batches.take(these)
-            rows, later = (
-                batches.of(these, "each"),
-                _written_later(these, states[some], model.n_layer),
-            )
-            entry = _for_all(rows, _at(lowest, these, states[some]))
-            found.append(model.decode_part(rows, part)[: len(these)])
-        return np.concatenate(found)
+        return self.model.decode_part(rows, part)[: len(spans)]
 
     def _hold(self, past: Sequence[_Span], states: Sequence[FloatArray], batches: _Batches) -> None:
         """Keys and values of past tokens that keep these states in all blocks from theirs on."""
@@ -622,16 +622,14 @@ class ResumeEngine(FullEngine):
     def _most_rows(self, on_cpu: Mapping[str, int]) -> int:
         return on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)
 
-    def _batched(
-        self, lengths: Sequence[int], most_rows: int, most: int | None = None
-    ) -> Iterator[range]:
-        """Neighbours that share a decode: at most so many (batch_size if None), and so many rows.
+    def _batched(self, lengths: Sequence[int], most_rows: int) -> Iterator[range]:
+        """Neighbours that share a decode: at most batch_size, and so many rows.
 
         Those that grow longer than a sliding window are alone: llama.cpp gives the cells of tokens
         that have left it to other sequences, and a rewound answer would need them again.
         """
         window, start = self.model.info.sliding_window, 0
-        most = min(most or self.batch_size, MOST_PROMPTS)
+        most = min(self.batch_size, MOST_PROMPTS)
         while start < len(lengths):
             end = start + 1
             while (

@@ -300,10 +300,9 @@ class Model(Vocabulary):
 
         No data is copied: they attend to the same cells.
         """
-        memory = llama.llama_get_memory(self._context)
         for other in others:
             self.forget(other, 0)
-            llama.llama_memory_seq_cp(memory, sequence, other, 0, end)
+            self.also(sequence, other, end)
 
     def _forget_rows(self, rows: Batch) -> None:
         for sequence, start in rows.starts.items():

@@ -238,16 +238,15 @@ def choose_engine(
         return FullEngine(loaded.model, noise), ""
     if noise is None:
         return FullEngine(loaded.model), reason
-    keeps = batch_size != 1 and _keeps_bits(loaded)
-    size = (BATCH_SIZE if keeps else 1) if batch_size is None else batch_size
     is_exact = loaded.model.attention == EXACT
+    # Under flash attention bits have a price, which is paid where they were asked for.
+    keeps = (batch_size is None or (is_exact and batch_size != 1)) and _keeps_bits(loaded)
+    size = (BATCH_SIZE if keeps else 1) if batch_size is None else batch_size
     if not keeps and loaded.model.on_cpu and is_exact:
         # Company can change more than bits: llama.cpp keeps Chameleon from naming image tokens in
         # the first output of a decode alone.
         size = 1
-    return ResumeEngine(
-        loaded.model, size, noise, keeps_bits=keeps and (batch_size is None or is_exact)
-    ), ""
+    return ResumeEngine(loaded.model, size, noise, keeps_bits=keeps), ""
 
 
 AUTO_ATTENTION = "auto"

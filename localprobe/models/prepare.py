@@ -111,8 +111,9 @@ def prepare(
             *_types(source),
         )
         forget_file(made, "")  # under this name it is gone at once
+        # First, since another process may open the model as soon as it is there.
+        _write(path, manifest)
         made.replace(path)
-    _write(path, manifest)
     return new_name, path
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -65,9 +65,10 @@ ON_DEVICES = 2
 class _Job:
     """One prompt at one layer in a batch, and then at another.
 
-    number: its sequence. first: the prompt's first row that changes.
+    prompt: which one. number: the job's sequence. first: the prompt's first row that changes.
     """
 
+    prompt: int
     number: int
     run: CleanRun
     intervention: Intervention
@@ -108,8 +109,8 @@ class _Batches:
     jobs: Mapping[tuple[int, int], _Job]
     regions: Regions
     made: dict[tuple[object, ...], Batch] = field(default_factory=dict)
-    filled: bool = False
-    """Whether the cells of the prompts hold clean keys and values below their layers."""
+    filled: set[int] = field(default_factory=set)
+    """The prompts whose cells hold clean keys and values below their layers."""
 
     @property
     def shares_layers(self) -> bool:
@@ -296,7 +297,7 @@ class ResumeEngine(FullEngine):
                 part = slice(some.start, some.stop)
                 n = self._layers_together(runs[part], interventions[0], rooms[part], cells)
             jobs = {
-                i: _Job(i - some.start, runs[i], interventions[i], examples[i], stops[i])
+                i: _Job(i, i - some.start, runs[i], interventions[i], examples[i], stops[i])
                 for i in some
             }
             groups = _neighbours(downwards, n)
@@ -418,13 +419,12 @@ class ResumeEngine(FullEngine):
         if not elsewhere:
             return
         elsewhere.sort(key=lambda job: job.number)
-        if not batches.filled:
+        if missing := [job for job in elsewhere if job.prompt not in batches.filled]:
             highest = max(job.layer for job in jobs)
-            self._fill_below(highest, batches)
-            batches.filled = True
+            self._fill_below(highest, {job.prompt for job in missing}, batches)
             if batches.shares_layers and not jobs[0].intervention.attention_off:
                 # What stood there from their own layers on was written over.
-                self._step([replace(job, writing=None) for job in elsewhere], batches)
+                self._step([replace(job, writing=None) for job in missing], batches)
         # Attention is switched off for all rows of a decode, or for none.
         off = jobs[0].intervention.attention_off
         for layer in sorted({job.layer for job in elsewhere}) if off else [None]:
@@ -466,23 +466,20 @@ class ResumeEngine(FullEngine):
             rows = regions.in_company(rows, want_logits=False)
             self.model.decode(Batch([*rows[:-1], replace(rows[-1], output=True)]), CLEAN)
 
-    def _fill_below(self, layer: int, batches: _Batches) -> None:
-        """Clean keys and values below a layer, in the cells of all prompts.
+    def _fill_below(self, layer: int, prompts: Collection[int], batches: _Batches) -> None:
+        """Clean keys and values below a layer, in the cells of some prompts.
 
         Only answers that leave the clean one need them. Below their layers they stay there, since
         every layer finds its rows in the same cells.
         """
+        batches.filled.update(prompts)
         by_prompt: dict[int, list[_Job]] = {}
         for (i, _), job in batches.jobs.items():
-            by_prompt.setdefault(i, []).append(job)
+            if i in prompts:
+                by_prompt.setdefault(i, []).append(job)
         jobs = [same[0] for same in by_prompt.values()]
         kind = jobs[0].intervention
-        if kind.attention_off:
-            self.model.clear()
-            batches.regions.lay()
-            starts = [0] * len(jobs)
-        else:
-            starts = [job.first for job in jobs]
+        starts = [0 if kind.attention_off else job.first for job in jobs]
         lengths = [len(job.run.prompt) for job in jobs]
         spans = list(zip(jobs, starts, lengths, strict=True))
         past, newest = _split(spans)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -431,3 +432,55 @@ def test_cells_left_out_change_no_other(
         given.append((i, layer))
         assert_equal(answer, expected[i, layer])
     assert sorted(given) == sorted(cell for cell in expected if draws[cell])
+
+
+@pytest.mark.parametrize("keeps_bits", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("arch", ["llama", "gemma3"])
+def test_answers_that_leave_the_clean_one_at_unlike_layers(
+    arch: str, name: str, keeps_bits: bool, tiny_engine: Callable[[str], FullEngine]
+) -> None:
+    """What the first of them needs in the cache is not there for those that follow."""
+    full = tiny_engine(arch)
+    engine = ResumeEngine(full.model, keeps_bits=keeps_bits)
+    interventions = [make(name, full, prompt) for prompt in PROMPTS]
+    layers = range(interventions[0].first_layer, full.model.n_layer)
+    n_answers = [0] * len(PROMPTS)
+    filled: list[set[int]] = []
+
+    def stop(i: int) -> Callable[[str], bool]:
+        """The i-th prompt's answers at the first i layers end with their first token."""
+
+        def is_over(_text: str) -> bool:
+            n_answers[i] += n_answers[i] <= i
+            return n_answers[i] <= i
+
+        return is_over
+
+    def fill_below(layer: int, prompts: set[int], *rest: object) -> None:
+        filled.append(set(prompts))
+        ResumeEngine._fill_below(engine, layer, prompts, *rest)  # type: ignore[arg-type]
+
+    engine._fill_below = fill_below  # type: ignore[assignment, method-assign]
+    cells = engine.run(
+        [replace(run, tokens=run.prompt) for run in clean(engine, PROMPTS, 6)],
+        interventions,
+        layers,
+        max_tokens=6,
+        examples=range(len(PROMPTS)),
+        stops=[stop(i) for i in range(len(PROMPTS))],
+        wanted=lambda _i, _layer: True,
+        certain=lambda _i: 2,  # layers share decodes, but not all of them
+    )
+    lengths = set[int]()
+    for i, layer, answer in list(cells):  # before the model is used for others
+        expected = full.answer(
+            PROMPTS[i], max_tokens=6, intervention=interventions[i], layer=layer, example=i
+        )
+        length = len(answer.tokens)
+        lengths.add(length)
+        assert answer.tokens == expected.tokens[:length]
+        if length > 1:
+            assert_equal(answer, expected)
+    assert {1, 6} <= lengths
+    assert len(filled) > 1 and sum(map(len, filled)) == len(set().union(*filled))

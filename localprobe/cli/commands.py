@@ -29,6 +29,7 @@ from localprobe.llama.model import Model
 from localprobe.llama.verdict import Verdict
 from localprobe.models import faster, registry, speed
 from localprobe.models import opening as model_files
+from localprobe.models.changes import SMALL, changes
 from localprobe.models.fetch import fetch
 from localprobe.models.opening import LoadedModel
 from localprobe.models.prepare import (
@@ -380,7 +381,7 @@ def prepare_model(name: str, kind: str) -> None:
         check_type(kind)
     known, path, digest = model_files.find(name)
     if kind == speed.FASTEST:
-        kind = _fastest_type(path, digest)
+        kind = _fastest_type(known, path, digest)
     new_name, new_path = prepare(known, path, digest, kind, tell=say)
     say(f"{new_name} is in the cache: {new_path}")
     made = read_manifest(new_path)
@@ -402,21 +403,27 @@ def prepare_model(name: str, kind: str) -> None:
     say(f"use it as -m {typed}")
 
 
-def _fastest_type(path: Path, digest: str) -> str:
+def _fastest_type(name: str, path: Path, digest: str) -> str:
     """What `models prepare --type fastest` makes, with the table that it is chosen from."""
     say(f"timing multiplications with weights of {len(TYPES)} types ...")
-    found = speed.speeds(path, watch=lambda types, total: with_bar(iter(types), total, "type"))
+    in_turn = partial(with_bar, unit="type")
+    found = speed.speeds(path, watch=lambda types, total: in_turn(iter(types), total))
+    own = speed.own_speed(path)
+    chosen = speed.fastest(found, free_memory())
+    if total_size(path) <= SMALL:
+        say("measuring how much each of them changes ...")
+    changed = changes(name, path, digest, plain_text(), keep=chosen.type, watch=in_turn)
     table = new_table("type")
-    for header in ("ms a row", "GB"):
+    for header in ("ms a row", "GB", "next tokens kept", "KL, nats"):
         table.add_column(header, justify="right", no_wrap=True)
     for each in found:
-        table.add_row(each.type, f"{each.ms:.2f}", f"{each.size / 1e9:.2f}")
-    own = speed.own_speed(path)
+        change = changed.get(each.type)
+        kept = ("–", "–") if change is None else (f"{change.kept:.1%}", f"{change.kl:.2g}")
+        table.add_row(each.type, f"{each.ms:.2f}", f"{each.size / 1e9:.2f}", *kept)
     if own is not None:
         faster.remember(digest, 0, own, found)
-        table.add_row("as it is", f"{own:.2f}", f"{total_size(path) / 1e9:.2f}")
+        table.add_row("as it is", f"{own:.2f}", f"{total_size(path) / 1e9:.2f}", "", "")
     stdout_console().print(table)
-    chosen = speed.fastest(found, free_memory())
     say(f"the fastest here that fits, and of types about as fast the most exact: {chosen.type}")
     if own is not None and own <= speed.AS_FAST * chosen.ms:
         say("the weights as they are multiply about as fast")

@@ -6,6 +6,7 @@ numbers, tell in seconds which type of weights is the fastest here, without conv
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -55,13 +56,10 @@ def speeds(
     shapes = Counter(_shape(tensor) for tensor in matrices if _is_in_a_block(tensor))
     found = []
     for kind in watch(TYPES, len(TYPES)):
-        weights, width = BLOCKS[_KINDS[kind]]
-        size = sum(int(np.prod(tensor.shape)) // weights * width for tensor in matrices)
-        # What cannot be cut into a type's blocks is left in another one.
-        fitting = {shape: count for shape, count in shapes.items() if shape[0] % weights == 0}
+        size = sum(_size(kind, _shape(tensor), math.prod(tensor.shape)) for tensor in matrices)
         seconds = sum(
-            count * _seconds(_KINDS[kind], shape, checked(threads))
-            for shape, count in fitting.items()
+            count * _seconds(_kind(kind, shape), shape, checked(threads))
+            for shape, count in shapes.items()
         )
         found.append(TypeSpeed(kind, 1000 * seconds / ROWS, size))
     return sorted(found, key=lambda each: each.ms)
@@ -81,6 +79,17 @@ def own_speed(path: Path, threads: int = 0) -> float | None:
         count * _seconds(kind, shape, checked(threads)) for (kind, shape), count in shapes.items()
     )
     return 1000 * seconds / ROWS
+
+
+def _kind(kind: str, shape: Shape) -> int:
+    """ggml's number of the type that such a matrix has in a model prepared with a type: llama.cpp
+    takes F16 where its rows cannot be cut into blocks."""
+    return _KINDS["f16" if shape[0] % BLOCKS[_KINDS[kind]][0] else kind]
+
+
+def _size(kind: str, shape: Shape, n_weights: int) -> int:
+    weights, width = BLOCKS[_kind(kind, shape)]
+    return n_weights // weights * width
 
 
 def _matrices(path: Path) -> list[Tensor]:

@@ -14,7 +14,8 @@ from localprobe.errors import LocalprobeError
 from localprobe.llama.product import Product, other_layouts, plain_layout
 from localprobe.llama.rearranged import is_safe
 from localprobe.models import speed
-from localprobe.models.prepare import TYPES
+from localprobe.models.changes import changes
+from localprobe.models.prepare import TYPES, measured, prepare, remove_prepared
 from localprobe.models.speed import TypeSpeed, fastest
 
 FOUND = [
@@ -55,10 +56,51 @@ def test_every_type_is_timed_at_every_shape_of_the_blocks(
     }
     by_type = {each.type: each for each in found}
     assert list(by_type) == sorted(TYPES, key=lambda each: by_type[each].ms)
-    assert by_type["q8_0"].ms == pytest.approx(1000 * 0.009 * 24 / 64)
+    # Where they are none, llama.cpp takes F16.
+    assert by_type["q8_0"].ms == pytest.approx(1000 * (0.009 * 24 + 0.002 * 4) / 64)
     assert by_type["f32"].ms == pytest.approx(1000 * 0.001 * 28 / 64)
     weights = tiny.build("llama").weights.values()
     assert by_type["f32"].size == sum(w.nbytes for w in weights if w.ndim > 1)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_what_a_type_takes_is_what_the_model_takes_once_it_is_made(
+    kind: str, tiny_file: Callable[[str], Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "_seconds", lambda number, shape, threads: 1.0 + number)
+    (expected,) = (each for each in speed.speeds(tiny_file("llama")) if each.type == kind)
+    _, made = prepare("tiny", tiny_file("llama"), "0" * 64, kind)
+    assert speed.own_speed(made) == pytest.approx(expected.ms)
+
+
+def test_what_each_type_changes(tiny_file: Callable[[str], Path], own_cache: Path) -> None:
+    """Those that are made for it are gone again, what was there and what is kept are not."""
+    source, digest = tiny_file("llama"), "0" * 64
+    _, there = prepare("tiny", source, digest, "f16")
+    found = changes(
+        "tiny", source, digest, "Some text.", keep="bf16", watch=lambda types, _total: types
+    )
+    assert list(found) == list(TYPES)
+    assert found["f32"].kept == 1
+    for kind, seen in found.items():
+        _, path = prepare("tiny", source, digest, kind)
+        assert measured(path, source, "Some text.", lambda decodes, _total: decodes).change == seen
+        if kind not in ("f16", "bf16"):
+            remove_prepared(path)
+    assert {path.stem for path in there.parent.glob("*.gguf")} == {"tiny@f16", "tiny@bf16"}
+
+
+def test_of_a_large_model_what_was_made_is_known(
+    tiny_file: Callable[[str], Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, digest = tiny_file("llama"), "0" * 64
+    _, there = prepare("tiny", source, digest, "q8_0")
+    monkeypatch.setattr("localprobe.models.changes.SMALL", source.stat().st_size - 1)
+    found = changes(
+        "tiny", source, digest, "Some text.", keep="bf16", watch=lambda types, _total: types
+    )
+    assert list(found) == ["q8_0"]
+    assert [path.stem for path in there.parent.glob("*.gguf")] == ["tiny@q8_0"]
 
 
 @pytest.mark.parametrize("kind", speed._KINDS.values())
@@ -89,8 +131,10 @@ def test_the_command_makes_what_was_chosen_and_says_why(
     monkeypatch.setattr(speed, "_seconds", lambda kind, shape, threads: times[kind])
     assert main(["models", "prepare", str(tiny_file("llama")), "--type", "fastest"]) == 0
     out, err = capsys.readouterr()
-    assert [line.split()[0] for line in out.splitlines() if line.strip()][-6:] == [
-        *("q8_0", "q4_0", "bf16", "f16", "f32", "as"),
-    ]
+    lines = [line.split() for line in out.splitlines() if line.strip()][-6:]
+    assert [line[0] for line in lines] == ["q8_0", "q4_0", "bf16", "f16", "f32", "as"]
+    # Type, milliseconds, gigabytes, tokens kept, divergence.
+    assert [len(line) for line in lines] == [5, 5, 5, 5, 5, 5]
+    assert lines[4][3:] == ["100.0%", "0"]
     assert "the most exact: q8_0" in err
     assert "use it as -m llama@q8_0" in err

@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from localprobe.errors import LocalprobeError, ModelError, did_you_mean
 from localprobe.files.cache import cache_dir, forget_file, sha256_of, write_atomically
 from localprobe.models import registry
@@ -75,8 +77,6 @@ def prepare(
     Raises LocalprobeError for an unknown type, ModelError where llama.cpp cannot convert it.
     """
     check_type(kind)
-    from localprobe.llama.quantizing import quantize
-
     known = registry.entries().get(name)
     if known and known.sha256 != source_sha256:
         raise LocalprobeError(
@@ -87,18 +87,31 @@ def prepare(
     called = re.sub(r"[/:]", "_", name)
     new_name = f"{name}@{kind}" if known else _free_name(called, source_sha256, kind)
     path = prepared_path(new_name)
-    if path.exists() and read_manifest(path).source_sha256 == source_sha256:
-        return new_name, path
-    tell(f"converting {name} to {kind} ...")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{called}-", dir=path.parent) as folder:
+    if not _is_made(path, source_sha256):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Several processes may want a model at once: one of them makes it.
+        with FileLock(cache_dir() / f".{new_name}.lock"):
+            if not _is_made(path, source_sha256):
+                tell(f"converting {name} to {kind} ...")
+                _make(path, name, source, source_sha256, kind)
+    return new_name, path
+
+
+def _is_made(path: Path, source_sha256: str) -> bool:
+    return path.exists() and read_manifest(path).source_sha256 == source_sha256
+
+
+def _make(path: Path, name: str, source: Path, source_sha256: str, kind: str) -> None:
+    from localprobe.llama.quantizing import quantize
+
+    with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=path.parent) as folder:
         made = Path(folder) / "model.gguf"
         try:
             quantize(source, made, kind)
         except ModelError:
             if shutil.disk_usage(folder).free < _NEXT_TO_NOTHING:
                 raise LocalprobeError(
-                    f"no space left in {path.parent} for {new_name}; free some, or set "
+                    f"no space left in {path.parent} for {path.stem}; free some, or set "
                     "LOCALPROBE_CACHE to another disk"
                 ) from None
             raise
@@ -114,7 +127,6 @@ def prepare(
         # First, since another process may open the model as soon as it is there.
         _write(path, manifest)
         made.replace(path)
-    return new_name, path
 
 
 def measured(path: Path, source: Path, text: str, watch: Watch) -> Manifest:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 
 import numpy as np
@@ -55,6 +57,24 @@ def test_the_manifest_names_the_source(tiny_file: Callable[[str], Path], own_cac
     prepare(name, path, digest, "f16")
     assert new_path.stat().st_mtime_ns == before
     assert (manifest["source_type"], manifest["quantized"]) == ("all F32", "")
+
+
+def test_of_several_that_want_a_model_at_once_one_makes_it(
+    tiny_file: Callable[[str], Path], own_cache: Path
+) -> None:
+    """As shards do that are started together, and on Windows a file in use cannot be replaced."""
+    name, path, digest = models.find(str(tiny_file("llama")))
+    told: list[str] = []
+    ready = Barrier(4)
+
+    def wants() -> tuple[str, Path]:
+        ready.wait()
+        return prepare(name, path, digest, "f16", tell=told.append)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = {each.result() for each in [threads.submit(wants) for _ in range(4)]}
+    assert found == {("llama@f16", prepared_path("llama@f16"))}
+    assert told == ["converting llama to f16 ..."]
 
 
 def test_a_file_at_a_type_is_what_was_prepared_of_that_file(

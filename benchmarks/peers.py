@@ -78,8 +78,7 @@ def main() -> None:
         print("TransformerLens: not installed, so skipped (pip install transformer-lens)")
     peers("check", prompts[0], clean)
     few = prompts[: options.peer_prompts]
-    same = [each for each in prompts if len(each) == len(prompts[0])][: options.batch]
-    prompts = prompts[: options.prompts]
+    same, prompts = prompts[: options.batch], prompts[: options.prompts]
 
     for _ in range(options.runs):
         for kind in peers("names"):
@@ -98,10 +97,9 @@ def main() -> None:
                 engine = model.engine()
                 measure(label, len(prompts), functools.partial(ours, engine, prompts))
 
-    tokens = sorted({len(each) for each in [*prompts, *same]})
     print(
-        f"random, shuffle, freeze and skip, all layers, prompts of {tokens[0]} to {tokens[-1]} "
-        f"tokens, medians of {options.runs}"
+        f"random, shuffle, freeze and skip, all layers, prompts of {len(prompts[0])} tokens, "
+        f"medians of {options.runs}"
     )
     for line in table(timed, markdown=options.markdown):
         print(line)
@@ -138,12 +136,13 @@ def table(timed: dict[str, list[float]], *, markdown: bool = False) -> list[str]
 
 
 def prompts_for(model: Vocabulary, n: int, n_tokens: int | None) -> list[list[int]]:
-    """Prompts of capitals; where a number of tokens is asked for, SQuAD's, cut at their beginning.
-
-    One that is too short is put after those before it.
+    """Prompts of one length: of capitals; where a number of tokens is asked for, of SQuAD, cut at
+    their beginning. One that is too short is put after those before it.
     """
     if n_tokens is None:
-        return [model.tokenize(example.prompt) for example in Capitals().examples()[:n]]
+        every = [model.tokenize(example.prompt) for example in Capitals().examples()]
+        # Of one length: the peers' one prompt is as long as ours are.
+        return [each for each in every if len(each) == len(every[0])][:n]
     task = task_by_name("squad", TaskOptions())
     every = [model.tokenize(example.prompt) for example in task.examples()]
     found = []

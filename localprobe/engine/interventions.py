@@ -26,6 +26,7 @@ from typing import ClassVar, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from localprobe.engine.generators import generators
 from localprobe.errors import LocalprobeError, did_you_mean
 
 FloatArray = NDArray[np.float32]
@@ -39,11 +40,11 @@ def random_states(
     start: the position in the sequence of the first row.
     """
     noise = np.empty_like(past)
-    for row, state in enumerate(past):
-        draw = _generator(seed, example, layer, start + row).standard_normal(len(state))
-        exact = state.astype(np.float64)
+    own = generators((seed, example, layer), start, len(past))
+    for row, (state, generator) in enumerate(zip(past.astype(np.float64), own, strict=True)):
+        draw = generator.standard_normal(len(state))
         # As np.linalg.norm does it, which takes as long as the draw.
-        noise[row] = draw * (math.sqrt(exact @ exact) / math.sqrt(draw @ draw))
+        noise[row] = draw * (math.sqrt(state @ state) / math.sqrt(draw @ draw))
     return noise
 
 
@@ -52,8 +53,9 @@ def shuffled_states(
 ) -> FloatArray:
     """Every row of `past` (n, n_embd) with its components permuted, one permutation a row."""
     shuffled = np.empty_like(past)
-    for row, state in enumerate(past):
-        shuffled[row] = _generator(seed, example, layer, start + row).permutation(state)
+    own = generators((seed, example, layer), start, len(past))
+    for row, (state, generator) in enumerate(zip(past, own, strict=True)):
+        shuffled[row] = generator.permutation(state)
     return shuffled
 
 
@@ -69,10 +71,6 @@ def injected_states(
         if start <= position < start + len(past):
             injected[position - start] = donor[donor_position]
     return injected
-
-
-def _generator(seed: int, example: int, layer: int, position: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64([seed, example, layer, position]))
 
 
 @dataclass(frozen=True)

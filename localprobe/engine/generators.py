@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 _POOL, _SHIFT = 4, np.uint32(16)
 _LEFT, _RIGHT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715)
+_MANY = 6
+"""From so many on it pays."""
 _OTHERS = [[other for other in range(_POOL) if other != source] for source in range(_POOL)]
 
 
@@ -30,7 +32,8 @@ _DRAWING = _constants(0x8B51F9DD, 0x58F38DED, 2 * _POOL)
 
 def generators(key: Sequence[int], start: int, n: int) -> list[np.random.Generator]:
     """Those of [*key, start], [*key, start + 1], … up to n. Raises ValueError for what is < 0."""
-    if len(key) != _POOL - 1 or not all(0 <= each < 1 << 32 for each in (*key, start + n)):
+    fits = len(key) == _POOL - 1 and all(0 <= each < 1 << 32 for each in (*key, start + n))
+    if not fits or n < _MANY:
         every = ([*key, position] for position in range(start, start + n))
         return [np.random.Generator(np.random.PCG64(each)) for each in every]
     hashed = map(_Hashed, _states(key, start, n))

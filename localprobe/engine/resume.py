@@ -22,6 +22,7 @@ import itertools
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
@@ -564,13 +565,17 @@ class ResumeEngine(FullEngine):
     def _hold(self, past: Sequence[_Span], states: Sequence[FloatArray], batches: _Batches) -> None:
         """Keys and values of past tokens that keep these states in all blocks from theirs on."""
         batches.take(past)
-        rows, lowest = batches.of(past, "one"), min(job.layer for job, _, _ in past)
+        rows, layers = batches.of(past, "one"), [job.layer for job, _, _ in past]
 
+        @cache
         def held(block: int) -> FloatArray:
             return _for_all(rows, _at(block, past, states))
 
+        def at(block: int) -> FloatArray:
+            return held(min(block, max(layers)))  # from there on all are as they are written
+
         self.model.decode_part(
-            rows, lambda graph: graph.keys_and_values(lowest, held), want_logits=False
+            rows, lambda graph: graph.keys_and_values(min(layers), at), want_logits=False
         )
 
     @property

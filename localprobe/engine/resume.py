@@ -47,7 +47,7 @@ from localprobe.llama.residual import Keep
 
 BATCH_SIZE = 32
 
-FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 256}
+FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 512}
 """Prompts share a decode as long as their tokens fit: attention looks at every cell in use, and
 llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
 prompts pay; where all are, they only make each other's attention longer: flash attention passes

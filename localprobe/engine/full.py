@@ -117,8 +117,9 @@ class FullEngine:
                     f"(these can: {', '.join(others)})"
                 )
 
-    def together(self, n_tokens: int) -> int:
-        """How many clean prompts of so many tokens, with their answers, share a decode."""
+    def together(self, n_tokens: int, shared: int = 0) -> int:
+        """How many clean prompts of so many tokens, with their answers, share a decode. shared: so
+        many of the tokens are those of all."""
         return 1
 
     def states(self, prompt: Sequence[int], layers: Iterable[int]) -> dict[int, FloatArray]:

@@ -202,7 +202,8 @@ class ResumeEngine(FullEngine):
         wanted = asked | {layer - 1 for layer in asked if layer > 0}
         runs: list[CleanRun] = []
         lengths = [self._room(prompt, max_tokens) for prompt in prompts]
-        for some in self._batched(lengths, self._most_rows(FEW_ROWS)):
+        shared = self._in_front(_shared_prefix(prompts), lengths)
+        for some in self._batched(lengths, self._most_rows(FEW_ROWS), shared):
             part = slice(some.start, some.stop)
             try:
                 runs += self._clean_batch(prompts[part], wanted, max_tokens, stops[part])
@@ -613,8 +614,10 @@ class ResumeEngine(FullEngine):
             return 0  # in two decodes, a prompt's rows could be too few for tiles
         return shared if self._is_plain else shared - shared % STEP
 
-    def together(self, n_tokens: int) -> int:
-        return max(1, min(self.batch_size, self._most_rows(FEW_ROWS) // aligned(n_tokens)))
+    def together(self, n_tokens: int, shared: int = 0) -> int:
+        shared = self._in_front(shared, [n_tokens])
+        cells = self._most_rows(FEW_ROWS) - shared
+        return max(1, min(self.batch_size, cells // aligned(n_tokens - shared)))
 
     def _most_cells(self) -> int:
         cells, times = self._most_rows(FEW_ROWS), MORE_CELLS[self.model.attention]
@@ -624,8 +627,9 @@ class ResumeEngine(FullEngine):
     def _most_rows(self, on_cpu: Mapping[str, int]) -> int:
         return on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)
 
-    def _batched(self, lengths: Sequence[int], most_rows: int) -> Iterator[range]:
-        """Neighbours that share a decode: at most batch_size, and so many rows.
+    def _batched(self, lengths: Sequence[int], most_rows: int, shared: int = 0) -> Iterator[range]:
+        """Neighbours that share a decode: at most batch_size, and so many rows. shared: how many of
+        the rows of each are those of all.
 
         Those that grow longer than a sliding window are alone: llama.cpp gives the cells of tokens
         that have left it to other sequences, and a rewound answer would need them again.
@@ -638,7 +642,8 @@ class ResumeEngine(FullEngine):
                 end < len(lengths)
                 and end - start < most
                 and (not window or max(lengths[start : end + 1]) <= window)
-                and sum(lengths[start : end + 1]) <= max(most_rows, lengths[start])
+                and sum(lengths[start : end + 1]) - (end - start) * shared
+                <= max(most_rows, lengths[start])
             ):
                 end += 1
             yield range(start, end)

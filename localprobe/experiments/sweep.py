@@ -100,7 +100,9 @@ class Sweep:
         self._n_layer = engine.model.n_layer
         self._work = self._check_examples()
         # More at once would be computed, and perhaps not be wanted.
-        self._together = engine.together(int(self._work.n_tokens) + self.max_tokens)
+        self._together = engine.together(
+            int(self._work.n_tokens) + self.max_tokens, int(self._work.n_shared)
+        )
         self.tally = Tally(
             columns,
             self.metric,

@@ -168,7 +168,8 @@ class FullEngine:
         finite, that one is NO_ANSWER.
 
         wanted: asked of each cell once all answers at higher layers were given; all cells if None.
-        certain: at how many of the next layers what it says is known before; 1 if None.
+        certain: at how many of the next layers what it says is known before; 1 if None. Where this
+        is given, cells are asked for earlier as well, and what is not wanted then never will be.
         """
         for layer in sorted(layers, reverse=True):
             for i, run in enumerate(runs):

@@ -58,6 +58,8 @@ bytes."""
 ENOUGH_ROWS, MOST_LAYERS = TILE - 1, 16
 """Layers share a decode up to so many rows, which is then nearly as fast a row as any. They pass
 through blocks below their own for nothing, so no more than so many do."""
+AHEAD = 3
+"""So many do though it is not known whether all are wanted: rows are cheaper than decodes."""
 ON_DEVICES = 2
 """Times as many, where a decode's costs are more its start and its transfers than its rows."""
 
@@ -357,7 +359,7 @@ class ResumeEngine(FullEngine):
         n_decodes = 0
         left = deque(groups)
         while left:
-            layers, n = left.popleft(), min(map(certain, jobs))
+            layers, n = left.popleft(), max(AHEAD, min(map(certain, jobs)))
             if n < len(layers):
                 left.appendleft(layers[n:])
                 layers = layers[:n]
@@ -398,7 +400,8 @@ class ResumeEngine(FullEngine):
                 continue
             for place, layer in enumerate(layers):
                 for i in jobs:
-                    if (i, place) in todo:
+                    # By now it may be known that an answer computed ahead is not wanted.
+                    if (i, place) in todo and (not place or wanted(i, layer)):
                         writing = todo[i, place].writing
                         assert writing is not None
                         yield i, layer, writing.answer()

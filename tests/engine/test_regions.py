@@ -184,6 +184,42 @@ def test_layers_share_decodes_as_far_as_they_are_known_to_be_wanted(
         assert answer.all_tokens == together[cell].all_tokens
 
 
+@pytest.mark.parametrize("patch", ["freeze", "skip"])
+def test_what_was_computed_ahead_and_is_not_wanted_is_not_given(model: Model, patch: str) -> None:
+    """As where an answer turns out to be lost for good."""
+    prompts = [[5, 17, 44, 8], [61, 30, 12], [9, 9, 4, 31, 7]]
+    engine, stops = ResumeEngine(model), [None] * len(prompts)
+    runs = engine.clean(prompts, range(4), max_tokens=2, stops=stops)
+    found: dict[tuple[int, int], Answer] = {}
+    decodes: list[int] = []
+
+    def answers(certain: Certain | None) -> dict[tuple[int, int], Answer]:
+        found.clear()
+        before = model.n_decodes
+        for i, layer, answer in engine.run(
+            runs,
+            [by_name(patch, 0)] * 3,
+            range(1, 4),
+            max_tokens=2,
+            examples=range(3),
+            stops=stops,
+            wanted=lambda i, layer: i == 2 or (i, layer + 1) not in found,
+            certain=certain,
+        ):
+            found[i, layer] = answer
+        decodes.append(model.n_decodes - before)
+        return dict(found)
+
+    one_by_one, ahead = answers(None), answers(lambda _i: 1)
+    # The first two are wanted at the highest layer, not at the next, and at the lowest again.
+    assert list(ahead) == list(one_by_one)
+    assert set(ahead) == {(i, layer) for layer in (3, 1) for i in range(3)} | {(2, 2)}
+    for cell, answer in one_by_one.items():
+        assert answer.all_tokens == ahead[cell].all_tokens
+        assert np.abs(answer.logits - ahead[cell].logits).max() < 1e-4
+    assert decodes[1] < decodes[0]
+
+
 def test_more_prompts_than_llama_cpp_has_sequences_for(model: Model) -> None:
     prompts = [[3 + n % 80, 5, 7 + n // 80] for n in range(140)]
     engine = ResumeEngine(model, 256)

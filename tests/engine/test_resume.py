@@ -438,9 +438,14 @@ def test_cells_left_out_change_no_other(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("arch", ["llama", "gemma3"])
 def test_answers_that_leave_the_clean_one_at_unlike_layers(
-    arch: str, name: str, keeps_bits: bool, tiny_engine: Callable[[str], FullEngine]
+    arch: str,
+    name: str,
+    keeps_bits: bool,
+    tiny_engine: Callable[[str], FullEngine],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the first of them needs in the cache is not there for those that follow."""
+    monkeypatch.setattr("localprobe.engine.resume.AHEAD", 1)
     full = tiny_engine(arch)
     engine = ResumeEngine(full.model, keeps_bits=keeps_bits)
     interventions = [make(name, full, prompt) for prompt in PROMPTS]

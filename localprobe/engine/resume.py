@@ -424,14 +424,19 @@ class ResumeEngine(FullEngine):
         if not elsewhere:
             return
         elsewhere.sort(key=lambda job: job.number)
+        off = jobs[0].intervention.attention_off
+        if off and self._is_plain:
+            # What lies below a layer stays only where every layer finds its rows in the same cells.
+            # Here the newest tokens came first, and llama.cpp gives them other cells each time.
+            self.model.clear()
+            batches.filled.clear()
         if missing := [job for job in elsewhere if job.prompt not in batches.filled]:
             highest = max(job.layer for job in jobs)
             self._fill_below(highest, {job.prompt for job in missing}, batches)
-            if batches.shares_layers and not jobs[0].intervention.attention_off:
+            if batches.shares_layers and not off:
                 # What stood there from their own layers on was written over.
                 self._step([replace(job, writing=None) for job in missing], batches)
         # Attention is switched off for all rows of a decode, or for none.
-        off = jobs[0].intervention.attention_off
         for layer in sorted({job.layer for job in elsewhere}) if off else [None]:
             some = [job for job in elsewhere if layer is None or job.layer == layer]
             self._go_on_together(some, batches.regions)
@@ -599,9 +604,8 @@ class ResumeEngine(FullEngine):
         return alike(counts) if self._is_tiled else [slice(0, len(counts))]
 
     def _regions(self, lengths: Sequence[int], shared: int = 0) -> Regions:
-        return Regions(
-            self.model, lengths, shared, step=self._step_of(lengths), plain=self._is_plain
-        )
+        step = 1 if self._is_plain else self._step_of(lengths)
+        return Regions(self.model, lengths, shared, step=step, plain=self._is_plain)
 
     def _step_of(self, lengths: Sequence[int]) -> int:
         return TILE if self._is_tiled and max(lengths) >= TILE - 1 else STEP
@@ -625,10 +629,16 @@ class ResumeEngine(FullEngine):
     def _most_cells(self) -> int:
         cells, times = self._most_rows(FEW_ROWS), MORE_CELLS[self.model.attention]
         is_small = self.model.context_bytes(times * cells) <= _MEMORY
-        return times * cells if is_small else cells
+        return self._possible(times * cells) if is_small else cells
 
     def _most_rows(self, on_cpu: Mapping[str, int]) -> int:
-        return on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)
+        rows = on_cpu[self.model.attention] * (1 if self.model.on_cpu else ON_DEVICES)
+        return self._possible(rows)
+
+    def _possible(self, cells: int) -> int:
+        """So many, or as many as the model's context may hold beside a companion."""
+        most = self.model.most_cells
+        return min(cells, most - 1) if most else cells
 
     def _batched(self, lengths: Sequence[int], most_rows: int, shared: int = 0) -> Iterator[range]:
         """Neighbours that share a decode: at most batch_size, and so many rows. shared: how many of

@@ -285,7 +285,9 @@ class Resumed(WholePasses):
 def _at_once(model: Model, n_tokens: int, first: int) -> tuple[int, int]:
     """How many acts share a decode at most, and how many rows those of a prompt have together."""
     jobs = min(_MOST_SEQUENCES, n_tokens, max(8, _MOST_LOGITS // model.info.n_vocab))
-    return jobs, jobs if first == n_tokens - 1 else max(MOST_ROWS, n_tokens)
+    rows = jobs if first == n_tokens - 1 else max(MOST_ROWS, n_tokens)
+    room = model.most_cells - n_tokens if model.most_cells else rows
+    return jobs, max(n_tokens - first, min(rows, room))
 
 
 def _write_later(

@@ -108,6 +108,14 @@ class Model(Vocabulary):
         before = 0 if self._least_ctx else self.context_before_longrope()
         return min(self.info.n_ctx_train, before or self.info.n_ctx_train)
 
+    @property
+    def most_cells(self) -> int:
+        """How many tokens a context may hold, of all sequences together; 0 for any number.
+
+        In one that holds more, positions would be turned otherwise.
+        """
+        return 0 if self._least_ctx else self.context_before_longrope()
+
     def limits(self) -> dict[str, int]:
         """As of its weights; and the context beyond which positions are turned otherwise."""
         long = {"first context of training": self._least_ctx - 1} if self._least_ctx else {}
@@ -360,6 +368,12 @@ class Model(Vocabulary):
             and n_sequences <= self._n_sequences
         ):
             return
+        if 0 < self.most_cells < n_tokens:
+            raise LocalprobeError(
+                f"the prompt and its answer come too near to the {self.most_cells} tokens beyond "
+                "which this model turns positions otherwise; shorten the prompt or the answer, or "
+                "raise --ctx"
+            )
         if keep:
             raise RuntimeError("the context cannot grow without losing its KV cache: reserve first")
         self._free_context()

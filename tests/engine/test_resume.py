@@ -434,31 +434,32 @@ def test_cells_left_out_change_no_other(
     assert sorted(given) == sorted(cell for cell in expected if draws[cell])
 
 
-@pytest.mark.parametrize("keeps_bits", [False, True])
+@pytest.mark.parametrize("way", [{}, {"keeps_bits": True}, {"plain": True}], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("arch", ["llama", "gemma3"])
 def test_answers_that_leave_the_clean_one_at_unlike_layers(
     arch: str,
     name: str,
-    keeps_bits: bool,
+    way: dict[str, bool],
     tiny_engine: Callable[[str], FullEngine],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the first of them needs in the cache is not there for those that follow."""
     monkeypatch.setattr("localprobe.engine.resume.AHEAD", 1)
     full = tiny_engine(arch)
-    engine = ResumeEngine(full.model, keeps_bits=keeps_bits)
-    interventions = [make(name, full, prompt) for prompt in PROMPTS]
+    engine = ResumeEngine(full.model, **way)
+    prompts = [*PROMPTS, *([*SHARED, 50 + i, 9, 60 - i, 7] for i in range(11))]
+    interventions = [make(name, full, prompt) for prompt in prompts]
     layers = range(interventions[0].first_layer, full.model.n_layer)
-    n_answers = [0] * len(PROMPTS)
+    n_answers = [0] * len(prompts)
     filled: list[set[int]] = []
 
     def stop(i: int) -> Callable[[str], bool]:
-        """The i-th prompt's answers at the first i layers end with their first token."""
+        """The i-th prompt's answers at some of the first layers end with their first token."""
 
         def is_over(_text: str) -> bool:
-            n_answers[i] += n_answers[i] <= i
-            return n_answers[i] <= i
+            n_answers[i] += n_answers[i] <= i % 4
+            return n_answers[i] <= i % 4
 
         return is_over
 
@@ -468,19 +469,19 @@ def test_answers_that_leave_the_clean_one_at_unlike_layers(
 
     engine._fill_below = fill_below  # type: ignore[assignment, method-assign]
     cells = engine.run(
-        [replace(run, tokens=run.prompt) for run in clean(engine, PROMPTS, 6)],
+        [replace(run, tokens=run.prompt) for run in clean(engine, prompts, 6)],
         interventions,
         layers,
         max_tokens=6,
-        examples=range(len(PROMPTS)),
-        stops=[stop(i) for i in range(len(PROMPTS))],
+        examples=range(len(prompts)),
+        stops=[stop(i) for i in range(len(prompts))],
         wanted=lambda _i, _layer: True,
         certain=lambda _i: 2,  # layers share decodes, but not all of them
     )
     lengths = set[int]()
     for i, layer, answer in list(cells):  # before the model is used for others
         expected = full.answer(
-            PROMPTS[i], max_tokens=6, intervention=interventions[i], layer=layer, example=i
+            prompts[i], max_tokens=6, intervention=interventions[i], layer=layer, example=i
         )
         length = len(answer.tokens)
         lengths.add(length)
@@ -488,4 +489,6 @@ def test_answers_that_leave_the_clean_one_at_unlike_layers(
         if length > 1:
             assert_equal(answer, expected)
     assert {1, 6} <= lengths
-    assert len(filled) > 1 and sum(map(len, filled)) == len(set().union(*filled))
+    assert len(filled) > 1
+    if not (name == "skip" and "plain" in way):
+        assert sum(map(len, filled)) == len(set().union(*filled))

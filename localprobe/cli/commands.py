@@ -29,7 +29,7 @@ from localprobe.llama.model import Model
 from localprobe.llama.verdict import Verdict
 from localprobe.models import faster, registry, speed
 from localprobe.models import opening as model_files
-from localprobe.models.changes import SMALL, changes
+from localprobe.models.changes import changes
 from localprobe.models.fetch import fetch
 from localprobe.models.opening import LoadedModel
 from localprobe.models.prepare import (
@@ -410,9 +410,7 @@ def _fastest_type(name: str, path: Path, digest: str) -> str:
     found = speed.speeds(path, watch=lambda types, total: in_turn(iter(types), total))
     own = speed.own_speed(path)
     chosen = speed.fastest(found, free_memory())
-    if total_size(path) <= SMALL:
-        say("measuring how much each of them changes ...")
-    changed = changes(name, path, digest, plain_text(), keep=chosen.type, watch=in_turn)
+    changed = changes(name, path, digest, plain_text(), keep=chosen.type, watch=in_turn, tell=say)
     table = new_table("type")
     for header in ("ms a row", "GB", "next tokens kept", "KL, nats"):
         table.add_column(header, justify="right", no_wrap=True)

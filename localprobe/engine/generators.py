@@ -8,7 +8,7 @@ for all positions together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
@@ -33,12 +33,13 @@ _DRAWING = _constants(0x8B51F9DD, 0x58F38DED, 2 * _POOL)
 def generators(key: Sequence[int], start: int, n: int) -> list[np.random.Generator]:
     """Those of [*key, start], [*key, start + 1], … up to n. Raises ValueError for what is < 0."""
     fits = len(key) == _POOL - 1 and all(0 <= each < 1 << 32 for each in (*key, start + n))
-    if not fits or n < _MANY:
-        every = ([*key, position] for position in range(start, start + n))
-        return [np.random.Generator(np.random.PCG64(each)) for each in every]
-    hashed = map(_Hashed, _states(key, start, n))
+    seeds: Iterable[ISeedSequence | list[int]]
+    if fits and n >= _MANY:
+        seeds = map(_Hashed, _states(key, start, n))
+    else:
+        seeds = ([*key, position] for position in range(start, start + n))
     # numpy's type stubs know only of its own kind of ISeedSequence.
-    return [np.random.Generator(np.random.PCG64(each)) for each in hashed]  # type: ignore[arg-type]
+    return [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]  # type: ignore[arg-type]
 
 
 class _Hashed(ISeedSequence):

@@ -580,12 +580,11 @@ class ResumeEngine(FullEngine):
         def held(block: int) -> FloatArray:
             return _for_all(rows, _at(block, past, states))
 
-        def at(block: int) -> FloatArray:
-            return held(min(block, max(layers)))  # from there on all are as they are written
+        def part(graph: Graph) -> Part:
+            # From the highest of the layers on, all are as they are written.
+            return graph.keys_and_values(min(layers), lambda block: held(min(block, max(layers))))
 
-        self.model.decode_part(
-            rows, lambda graph: graph.keys_and_values(min(layers), at), want_logits=False
-        )
+        self.model.decode_part(rows, part, want_logits=False)
 
     @property
     def _is_plain(self) -> bool:

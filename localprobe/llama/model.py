@@ -105,8 +105,7 @@ class Model(Vocabulary):
     @property
     def most_ctx(self) -> int:
         """The longest context in which positions are turned as they are in this one."""
-        before = 0 if self._least_ctx else self.context_before_longrope()
-        return min(self.info.n_ctx_train, before or self.info.n_ctx_train)
+        return min(self.info.n_ctx_train, self.most_cells or self.info.n_ctx_train)
 
     @property
     def most_cells(self) -> int:

@@ -25,16 +25,27 @@ Watch = Callable[[Iterator[str], int], Iterable[str]]
 
 
 def changes(
-    name: str, source: Path, digest: str, text: str, *, keep: str, watch: Watch
+    name: str,
+    source: Path,
+    digest: str,
+    text: str,
+    *,
+    keep: str,
+    watch: Watch,
+    tell: Callable[[str], object] = lambda _message: None,
 ) -> dict[str, Change]:
     """By type; those are missing that were not made, are not made here, or cannot be measured.
 
     What is made for this is deleted again, but for the type that is kept.
+    tell: is told that all are measured, where they are.
     """
     found: dict[str, Change] = {}
+    is_small = total_size(source) <= SMALL
+    if is_small:
+        tell("measuring how much each of them changes ...")
     for kind in watch(iter(TYPES), len(TYPES)):
         there = prepared_from(digest, kind)
-        if there is None and total_size(source) > SMALL:
+        if there is None and not is_small:
             continue
         try:
             path = prepared_path(there) if there else prepare(name, source, digest, kind)[1]

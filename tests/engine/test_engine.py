@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,11 @@ import pytest
 from helpers import tiny
 
 from localprobe.engine.full import FullEngine
-from localprobe.engine.interventions import (
-    Edit,
-    Freeze,
-    Inject,
-    Random,
-    Shuffle,
-    Skip,
-    only_at,
-)
-from localprobe.engine.resume import ResumeEngine
-from localprobe.engine.tokens import Act, Resumed, WholePasses
+from localprobe.engine.interventions import Edit, Freeze, Inject, Random, Shuffle, Skip
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.hooks import EvalHook, NodeVisitor
-from localprobe.llama.model import EXACT, FLASH, Model
+from localprobe.llama.model import Model
 from localprobe.llama.residual import NoEdit
 from localprobe.llama.verdict import Verdict
 from localprobe.models.opening import judge
@@ -227,22 +217,12 @@ def test_tokens_and_text(tiny_engine: Engines) -> None:
     assert model.detokenize(model.tokenize("ü")[:1]) == "�"
 
 
-def long_rope(arch: str, original: int, path: Path) -> Path:
-    """A model of 512 tokens that turns positions otherwise in a context beyond `original`."""
-    shape = tiny.build(arch)
-    shape.original_ctx = original
-    half = shape.head_dim // 2
-    shape.weights["rope_factors_short.weight"] = np.ones(half, np.float32)
-    shape.weights["rope_factors_long.weight"] = np.linspace(1, 9, half).astype(np.float32)
-    return tiny.write(shape, path)
-
-
 @pytest.mark.parametrize(("arch", "original"), [("phi3", 256), ("llama", 256), ("llama", 300)])
 def test_positions_are_turned_alike_whatever_came_before(
     arch: str, original: int, tmp_path: Path
 ) -> None:
     """llama.cpp takes other factors in a long context; ours grows, and must not change them."""
-    path = long_rope(arch, original, tmp_path / "longrope.gguf")
+    path = tiny.long_rope(arch, original, tmp_path / "longrope.gguf")
     prompt = list(range(40))
     answers = []
     for ctx in (0, original, 512):
@@ -259,67 +239,10 @@ def test_positions_are_turned_alike_whatever_came_before(
         assert model.ctx == 256
 
 
-def by_cell(prompt: WholePasses, acts: Sequence[Act]) -> dict[tuple[int, int], np.ndarray]:
-    found = {}
-    for layer, numbers, logits in prompt.cells(acts, [2, 1]):
-        for number, row in zip(numbers, logits, strict=True):
-            found[layer, number] = row.copy()
-    return dict(sorted(found.items()))
-
-
-@pytest.mark.parametrize("attention", [EXACT, FLASH])
-@pytest.mark.parametrize("keeps_bits", [False, True])
-def test_prompts_in_company_do_not_turn_each_others_positions(
-    attention: str, keeps_bits: bool, tmp_path: Path
-) -> None:
-    """All that share a decode lie in one context, whose length is what llama.cpp looks at."""
-    # From 64 rows on, flash attention does not round queries to float16.
-    near = {EXACT: 1e-3, FLASH: 2e-2}[attention]
-    path = long_rope("phi3", 256, tmp_path / "longrope.gguf")
-    prompts = [[start, *range(3, 30), start + 1] for start in range(40, 56)]
-    with (
-        Model(path, threads=1, attention=attention) as model,
-        Model(path, threads=1, attention=attention) as other,
-    ):
-        whole = FullEngine(other)
-        engine = ResumeEngine(model, keeps_bits=keeps_bits)
-        stops = [None] * len(prompts)
-        runs = engine.clean(prompts, range(model.n_layer), max_tokens=2, stops=stops)
-        for kind in (Random(), Freeze(), Skip()):
-            layers = range(kind.first_layer, model.n_layer)
-            cells = list(
-                engine.run(
-                    runs,
-                    [kind] * len(prompts),
-                    layers,
-                    max_tokens=2,
-                    examples=range(len(prompts)),
-                    stops=stops,
-                )
-            )
-            assert len(cells) == len(prompts) * len(layers)
-            for i, layer, answer in cells:
-                expected = whole.answer(
-                    prompts[i], max_tokens=2, intervention=kind, layer=layer, example=i
-                )
-                assert np.abs(answer.logits - expected.logits).max() < near
-                assert answer.tokens == expected.tokens or expected.margin < near
-        acts = [Act((at,), only_at(Random(), [at])) for at in range(len(prompts[0]) - 1)]
-        resumed = by_cell(Resumed(model, prompts[0], 0), acts)
-        alone = by_cell(WholePasses(other, prompts[0]), acts)
-        assert list(resumed) == list(alone)
-        for cell, logits in resumed.items():
-            assert np.abs(logits - alone[cell]).max() < near
-        assert model._n_ctx == 256
-        # One cell more is needed beside a prompt that fills the context, and would turn them.
-        with pytest.raises(LocalprobeError, match=r"too near to the 256 tokens .* raise --ctx"):
-            model.reserve(257)
-
-
 def test_what_was_checked_in_short_contexts_is_checked_again_in_long_ones(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = long_rope("llama", 256, tmp_path / "longrope.gguf")
+    path = tiny.long_rope("llama", 256, tmp_path / "longrope.gguf")
     evaluated: list[tuple[int, int]] = []
     seen: list[int] = []
     evaluate = Model.evaluate

@@ -138,14 +138,32 @@ def test_what_is_written_side_by_side_is_what_is_written_alone(
     model.close()
 
 
+THREE = [[5, 17, 44, 8], [61, 30, 12], [9, 9, 4, 31, 7]]
+
+
+def tried(
+    engine: ResumeEngine, patch: str, wanted: Wanted, certain: Certain | None
+) -> Iterator[tuple[int, int, Answer]]:
+    """Three prompts at layers 3 to 1, as far as is wanted."""
+    stops = [None] * len(THREE)
+    return engine.run(
+        engine.clean(THREE, range(4), max_tokens=2, stops=stops),
+        [by_name(patch, 0)] * len(THREE),
+        range(1, 4),
+        max_tokens=2,
+        examples=range(len(THREE)),
+        stops=stops,
+        wanted=wanted,
+        certain=certain,
+    )
+
+
 @pytest.mark.parametrize("patch", ["freeze", "skip"])
 def test_layers_share_decodes_as_far_as_they_are_known_to_be_wanted(
     model: Model, patch: str
 ) -> None:
     """The first prompt is tried at the last layer, the others down to a layer of their own."""
-    prompts = [[5, 17, 44, 8], [61, 30, 12], [9, 9, 4, 31, 7]]
-    engine, stops = ResumeEngine(model), [None] * len(prompts)
-    runs = engine.clean(prompts, range(4), max_tokens=2, stops=stops)
+    engine = ResumeEngine(model)
     asked: list[tuple[int, int, int]] = []
     given = dict.fromkeys(range(3), 4)
 
@@ -157,16 +175,7 @@ def test_layers_share_decodes_as_far_as_they_are_known_to_be_wanted(
         asked.clear()
         given.update(dict.fromkeys(given, 4))
         found = {}
-        for i, layer, answer in engine.run(
-            runs,
-            [by_name(patch, 0)] * 3,
-            range(1, 4),
-            max_tokens=2,
-            examples=range(3),
-            stops=stops,
-            wanted=wanted,
-            certain=certain,
-        ):
+        for i, layer, answer in tried(engine, patch, wanted, certain):
             given[i], found[i, layer] = layer, answer
         return found
 
@@ -187,25 +196,17 @@ def test_layers_share_decodes_as_far_as_they_are_known_to_be_wanted(
 @pytest.mark.parametrize("patch", ["freeze", "skip"])
 def test_what_was_computed_ahead_and_is_not_wanted_is_not_given(model: Model, patch: str) -> None:
     """As where an answer turns out to be lost for good."""
-    prompts = [[5, 17, 44, 8], [61, 30, 12], [9, 9, 4, 31, 7]]
-    engine, stops = ResumeEngine(model), [None] * len(prompts)
-    runs = engine.clean(prompts, range(4), max_tokens=2, stops=stops)
+    engine = ResumeEngine(model)
     found: dict[tuple[int, int], Answer] = {}
     decodes: list[int] = []
+
+    def wanted(i: int, layer: int) -> bool:
+        return i == 2 or (i, layer + 1) not in found
 
     def answers(certain: Certain | None) -> dict[tuple[int, int], Answer]:
         found.clear()
         before = model.n_decodes
-        for i, layer, answer in engine.run(
-            runs,
-            [by_name(patch, 0)] * 3,
-            range(1, 4),
-            max_tokens=2,
-            examples=range(3),
-            stops=stops,
-            wanted=lambda i, layer: i == 2 or (i, layer + 1) not in found,
-            certain=certain,
-        ):
+        for i, layer, answer in tried(engine, patch, wanted, certain):
             found[i, layer] = answer
         decodes.append(model.n_decodes - before)
         return dict(found)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ARCHITECTURES, BESIDE, PARALLEL
+from helpers import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,10 +17,11 @@ from localprobe.cli.app import main
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.engine.interventions import Freeze, Inject, Intervention, Random, Shuffle, Skip
 from localprobe.engine.resume import ResumeEngine, _shared_prefix
+from localprobe.errors import LocalprobeError
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
 from localprobe.llama.graph import Graph, Part
-from localprobe.llama.model import Model
+from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.residual import NoEdit
 from localprobe.models.opening import choose_engine, open_model
 
@@ -492,3 +494,36 @@ def test_answers_that_leave_the_clean_one_at_unlike_layers(
     assert len(filled) > 1
     if not (name == "skip" and "plain" in way):
         assert sum(map(len, filled)) == len(set().union(*filled))
+
+
+@pytest.mark.parametrize("attention", [EXACT, FLASH])
+@pytest.mark.parametrize("keeps_bits", [False, True])
+def test_prompts_in_company_do_not_turn_each_others_positions(
+    attention: str, keeps_bits: bool, tmp_path: Path
+) -> None:
+    """All that share a decode lie in one context, whose length is what llama.cpp looks at."""
+    # From 64 rows on, flash attention does not round queries to float16.
+    near = {EXACT: 1e-3, FLASH: 2e-2}[attention]
+    path = tiny.long_rope("phi3", 256, tmp_path / "longrope.gguf")
+    prompts = [[start, *range(3, 30), start + 1] for start in range(40, 56)]
+    with (
+        Model(path, threads=1, attention=attention) as model,
+        Model(path, threads=1, attention=attention) as other,
+    ):
+        whole = FullEngine(other)
+        engine = ResumeEngine(model, keeps_bits=keeps_bits)
+        runs = clean(engine, prompts, 2)
+        for kind in (Random(), Freeze(), Skip()):
+            layers = range(kind.first_layer, model.n_layer)
+            cells = resumed(engine, runs, [kind] * len(prompts), layers, 2)
+            assert len(cells) == len(prompts) * len(layers)
+            for (i, layer), answer in cells.items():
+                expected = whole.answer(
+                    prompts[i], max_tokens=2, intervention=kind, layer=layer, example=i
+                )
+                assert np.abs(answer.logits - expected.logits).max() < near
+                assert answer.tokens == expected.tokens or expected.margin < near
+        assert model._n_ctx == 256
+        # One cell more is needed beside a prompt that fills the context, and would turn them.
+        with pytest.raises(LocalprobeError, match=r"too near to the 256 tokens .* raise --ctx"):
+            model.reserve(257)

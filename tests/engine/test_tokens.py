@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Freeze, Inject, Intervention, Random, Shuffle, only_at
 from localprobe.engine.tokens import Act, Resumed, WholePasses
 from localprobe.errors import LocalprobeError
-from localprobe.llama.model import Model
+from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.residual import NoEdit
 
 SEED = 5
@@ -119,6 +120,24 @@ def test_more_tokens_than_sequences_and_more_rows_than_a_decode(
             slow = every_cell(WholePasses(model, tokens), acts, model.n_layer)
             for cell, ours in fast.items():
                 assert_close(ours, slow[cell])
+
+
+@pytest.mark.parametrize("attention", [EXACT, FLASH])
+def test_many_that_write_do_not_turn_each_others_positions(attention: str, tmp_path: Path) -> None:
+    """They lie in one context, whose length is what llama.cpp looks at."""
+    near = {EXACT: 1e-3, FLASH: 2e-2}[attention]
+    path = tiny.long_rope("phi3", 256, tmp_path / "longrope.gguf")
+    tokens = [40, *range(3, 30), 41]
+    acts = [Act((p,), only_at(Random(), [p])) for p in range(len(tokens) - 1)]
+    with (
+        Model(path, threads=1, attention=attention) as model,
+        Model(path, threads=1, attention=attention) as other,
+    ):
+        fast = every_cell(Resumed(model, tokens, 0), acts, model.n_layer)
+        slow = every_cell(WholePasses(other, tokens), acts, model.n_layer)
+        for cell, ours in fast.items():
+            assert np.abs(ours - slow[cell]).max() < near
+        assert model._n_ctx == 256
 
 
 def test_another_use_of_the_model_in_between_changes_nothing(

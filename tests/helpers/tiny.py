@@ -357,3 +357,13 @@ def _byte_tokens() -> list[str]:
     others = [byte for byte in range(256) if byte not in stand_ins]
     stand_ins |= {byte: chr(256 + number) for number, byte in enumerate(others)}
     return [stand_ins[byte] for byte in range(256)]
+
+
+def long_rope(arch: str, original: int, path: Path) -> Path:
+    """A model of 512 tokens that turns positions otherwise in a context beyond `original`."""
+    shape = build(arch)
+    shape.original_ctx = original
+    half = shape.head_dim // 2
+    shape.weights["rope_factors_short.weight"] = np.ones(half, np.float32)
+    shape.weights["rope_factors_long.weight"] = np.linspace(1, 9, half).astype(np.float32)
+    return write(shape, path)

@@ -208,7 +208,7 @@ class FullEngine:
         """
         self.model.check_length(len(prompt) + max_tokens)
         self.model.reserve(len(prompt) + max_tokens)
-        change = self._change(intervention, layer, example)
+        change = changing(self.model.n_layer, intervention, layer, example)
         first = self.model.evaluate(prompt, 0, change(0))
         writing = Writing(self.model, prompt, max_tokens, stop, first, self.noise)
         rewrites = intervention is not None and intervention.writes_generated
@@ -227,16 +227,18 @@ class FullEngine:
             writing.take(self.model.evaluate(writing.sequence[start:], start, change(start)))
             start = len(writing.sequence) - 1 - rewrites
 
-    def _change(
-        self, intervention: Intervention | None, layer: int, example: int
-    ) -> Callable[[int], Edit]:
-        def change(start: int) -> Edit:
-            if intervention is None:
-                return CLEAN
-            n_layer = self.model.n_layer
-            return intervention.edit(layer, n_layer=n_layer, example=example, start=start)
 
-        return change
+def changing(
+    n_layer: int, intervention: Intervention | None, layer: int, example: int
+) -> Callable[[int], Edit]:
+    """The edit of rows that begin at a position; without an intervention they stay clean."""
+
+    def change(start: int) -> Edit:
+        if intervention is None:
+            return CLEAN
+        return intervention.edit(layer, n_layer=n_layer, example=example, start=start)
+
+    return change
 
 
 class Writing:

@@ -15,10 +15,11 @@ whose rows are gone over in the same way as they are alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from localprobe.llama.batch import Row
-from localprobe.llama.model import Model
+from localprobe.llama.model import FLASH, Model
 
 STEP = 16
 """Cells: 16 float32 numbers are what the widest vectors of CPUs hold (AVX-512)."""
@@ -135,3 +136,62 @@ class Regions:
     @property
     def _companion(self) -> int:
         return self._n_sequences - 1
+
+
+@dataclass(frozen=True)
+class Placing:
+    """In which way prompts lie in the cache of a model.
+
+    attention: the model's. keeps_bits: whether they may change no bit of each other. lets_choose:
+    whether llama.cpp chooses the cells in any case.
+    """
+
+    attention: str
+    keeps_bits: bool = False
+    lets_choose: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether llama.cpp chooses the cells: as few as can be, which is what flash attention
+        wants where bits do not matter.
+        """
+        return self.lets_choose or (not self.keeps_bits and self.attention == FLASH)
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether no bit may change, and flash attention takes other steps from some rows on."""
+        return self.keeps_bits and self.attention == FLASH
+
+    def alike(self, counts: Sequence[int]) -> Iterable[slice]:
+        """Neighbours with so many rows each that may share a decode in which rows attend."""
+        return alike(counts) if self.is_tiled else [slice(0, len(counts))]
+
+    def regions(self, model: Model, lengths: Sequence[int], shared: int = 0) -> Regions:
+        """Those of prompts with all that may be generated, of which so many tokens are shared."""
+        step = 1 if self.is_plain else self._step_of(lengths)
+        return Regions(model, lengths, shared, step=step, plain=self.is_plain)
+
+    def room(self, length: int) -> int:
+        """How many cells a prompt of such a length takes, its answer included."""
+        return length if self.is_plain else aligned(length, self._step_of([length]))
+
+    def in_front(self, shared: int, lengths: Sequence[int]) -> int:
+        """How many of the tokens that prompts have in common lie in front of all regions."""
+        if self._step_of(lengths) == TILE:
+            return 0  # in two decodes, a prompt's rows could be too few for tiles
+        return shared if self.is_plain else shared - shared % STEP
+
+    def _step_of(self, lengths: Sequence[int]) -> int:
+        return TILE if self.is_tiled and max(lengths) >= TILE - 1 else STEP
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with in common; at least the last one is left to each."""
+    if len(prompts) < 2:
+        return 0
+    shared = 0
+    for tokens in zip(*(prompt[:-1] for prompt in prompts), strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared += 1
+    return shared

@@ -47,6 +47,20 @@ class Recorder:
 
     def computed(self, address: int) -> None: ...
 
+    def restore(self) -> None: ...
+
+
+class Idle(Recorder):
+    """Which switches all of them off, so that nothing is computed, until they are restored."""
+
+    def wants(self, address: int) -> bool:
+        ggml.at(address).flags &= ~ggml.FLAG_COMPUTE
+        return super().wants(address)
+
+    def restore(self) -> None:
+        for address in self.addresses:
+            ggml.at(address).flags |= ggml.FLAG_COMPUTE
+
 
 class Graph:
     """The nodes of a graph by their number in compute order, and what they are.

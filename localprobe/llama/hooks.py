@@ -48,6 +48,8 @@ class EvalHook:
         self._visitor: NodeVisitor | None = None
         self._wanted: frozenset[int] | None = None
         self._error: BaseException | None = None
+        self.is_stopped = False
+        """Whether no other decode may begin: in other threads than the main one no Ctrl-C comes."""
 
     @contextmanager
     def armed(self, visitor: NodeVisitor) -> Iterator[None]:
@@ -58,16 +60,19 @@ class EvalHook:
         """
         if self._visitor is not None:
             raise RuntimeError("the eval callback is armed already")
+        if self.is_stopped:
+            raise KeyboardInterrupt
         self._visitor, self._error = visitor, None
         try:
-            with held_back(self._stop):
+            with held_back(self.stop):
                 yield
             if self._error is not None:
                 raise self._error
         finally:
             self._visitor = self._error = self._wanted = None
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End the decode at hand."""
         self._error, self._wanted = self._error or KeyboardInterrupt(), None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from localprobe.llama import backend, ggml, rearranged
 from localprobe.llama.aside import AtNode, find_aside
 from localprobe.llama.batch import Batch, Row, sequence_rows
 from localprobe.llama.devices import Placement
-from localprobe.llama.graph import Graph, InGraph, Part, Recorder, Rerun, StaleGraphError
+from localprobe.llama.graph import Graph, Idle, InGraph, Part, Recorder, Rerun, StaleGraphError
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.memory import check_fits, check_fits_on
@@ -31,6 +32,10 @@ EXACT, FLASH = "exact", "flash"
 """Ways to compute attention. exact: in float32, every row looking at every cell in use. flash:
 llama.cpp's flash attention, which rounds keys and values to float16 and passes over the cells of
 other sequences."""
+
+
+_LINE = 16
+"""Numbers of 4 bytes in a cache line."""
 
 
 class Model(Vocabulary):
@@ -72,7 +77,10 @@ class Model(Vocabulary):
         self.verdict = Verdict()
         """What can be done with it, once that was found out."""
         self._graph: Graph | None = None
-        self._threads = checked(threads)
+        self.threads = checked(threads)
+        self._others: list[Model] = []
+        self.before_freed: list[Callable[[], None]] = []
+        """Called before the other contexts of its weights are freed."""
         super().__init__(path, placement, workers, tiles=tiles)
         # llama.cpp turns positions by other factors once the context is longer than that of the
         # first training. Within a model it must be always the ones, or always the others.
@@ -93,6 +101,7 @@ class Model(Vocabulary):
     def attention(self, way: str) -> None:
         if way != self._attention:
             self._attention = way
+            self._free_others()
             self._free_context()
             self._graph = self._places = None
 
@@ -122,8 +131,35 @@ class Model(Vocabulary):
 
     def close(self) -> None:
         """Give the memory back. The model cannot be used afterwards."""
+        self._free_others()
         self._free_context()
         super().close()
+
+    def another(self, threads: int) -> Model:
+        """Another context of the same weights, with a cache and so many threads of its own.
+
+        Gone when this one is closed or its attention changed; not to be closed by itself.
+        """
+        other = copy.copy(self)
+        other._open_context, other._n_ctx, other._n_sequences = None, 0, 1
+        other._hook, other._graph, other.threads = EvalHook(), None, threads
+        other._others, other.before_freed = [], []
+        self._others.append(other)
+        return other
+
+    def _free_others(self) -> None:
+        while self.before_freed:
+            self.before_freed.pop()()
+        while self._others:
+            self._others.pop()._free_context()
+
+    def stop(self) -> None:
+        """End the decode at hand, from another thread, and begin no other one until `go_on`."""
+        self._hook.is_stopped = True
+        self._hook.stop()
+
+    def go_on(self) -> None:
+        self._hook.is_stopped = False
 
     def _free_context(self) -> None:
         if self._open_context is not None:
@@ -251,9 +287,12 @@ class Model(Vocabulary):
         return self._graph
 
     def learn_graph(self, rows: Batch) -> None:
-        """Learn the graph by decoding some rows as they are."""
-        recorder = Recorder()
-        self._decode(rows, recorder)
+        """Learn the graph of some rows, of which nothing is computed where that can be had."""
+        recorder = Idle() if self.can_leave_out else Recorder()
+        try:
+            self._decode(rows, recorder, want_logits=False)
+        finally:
+            recorder.restore()
         apart = self._state_places().apart
         self._graph = Graph(recorder.addresses, self.n_layer, self.n_embd, apart)
 
@@ -383,9 +422,11 @@ class Model(Vocabulary):
         self._check_room()
         params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self._n_ctx
-        params.n_threads = params.n_threads_batch = self._threads
+        params.n_threads = params.n_threads_batch = self.threads
         params.n_seq_max = self._n_sequences
-        params.n_outputs_max = self._n_sequences
+        # What is computed lies behind their numbers in memory, and should not begin in the middle
+        # of a cache line: threads that write to the same one wait for one another.
+        params.n_outputs_max = -(-self._n_sequences // _LINE) * _LINE
         params.flash_attn_type = int(self._attention == FLASH)
         # Flash attention rounds keys and values to float16 whatever the cache holds.
         params.type_k = params.type_v = int(self._attention == FLASH)

@@ -13,6 +13,7 @@ from helpers import tiny
 
 from localprobe import load_run
 from localprobe.api import Model, RunningSweep, probe, sweep
+from localprobe.engine.clean import clean_together
 from localprobe.engine.full import FullEngine
 from localprobe.engine.interventions import Inject, Intervention, Random, Skip
 from localprobe.engine.proof import _text, check_resume
@@ -159,16 +160,13 @@ def test_a_model_that_has_no_finite_numbers_in_the_self_check(
     text = _text(inner)
     # Of the first prompt, of the second one, and of those that are measured in company.
     for token in (text[0], text[5], text[100]):
-        poisoned = ResumeEngine._clean_batch
 
-        def clean(
-            self: ResumeEngine, prompts: Any, *rest: Any, token: int = token, real: Any = poisoned
-        ) -> Any:
-            if any(token in prompt for prompt in prompts):
+        def clean(*given: Any, token: int = token) -> Any:
+            if any(token in prompt for prompt in given[3]):
                 raise NotFiniteError("poison")
-            return real(self, prompts, *rest)
+            return clean_together(*given)
 
         with monkeypatch.context() as patch:
-            patch.setattr(ResumeEngine, "_clean_batch", clean)
+            patch.setattr("localprobe.engine.resume.clean_together", clean)
             with pytest.raises(ModelError, match="no finite logits"):
                 check_resume(inner)

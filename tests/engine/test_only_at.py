@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from localprobe.engine import interventions
 from localprobe.engine.full import CleanRun, FullEngine
 from localprobe.engine.interventions import Freeze, Intervention, Random, Shuffle, only_at
+from localprobe.engine.lane import Lane
 from localprobe.engine.proof import check_resume
 from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError, ModelError
@@ -134,7 +135,7 @@ def test_an_answer_that_follows_the_clean_one_is_not_computed_whole(
         raise AssertionError("went on elsewhere")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resume, "_go_on_together", no_whole_pass)
+        patch.setattr(Lane, "_go_on_together", no_whole_pass)
         ((_, _, answer),) = resume.run(
             [run], [kind], [layer], max_tokens=4, examples=[0], stops=[None]
         )

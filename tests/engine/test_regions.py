@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localprobe.engine import proof, regions, resume
+from localprobe.engine import proof, regions
 from localprobe.engine.full import Answer, Certain, CleanRun, Wanted
 from localprobe.engine.interventions import Donor, by_name
 from localprobe.engine.regions import TILE, alike
@@ -86,7 +86,7 @@ def test_the_proof_sees_what_flash_attention_does_from_some_rows_on(
 ) -> None:
     assert proof.keeps_bits(flash_model)
     with monkeypatch.context() as patched:
-        patched.setattr(resume, "alike", lambda counts: [slice(0, len(counts))])
+        patched.setattr(regions, "alike", lambda counts: [slice(0, len(counts))])
         assert not proof.keeps_bits(flash_model)
     monkeypatch.setattr(regions, "aligned", lambda n, _step: n)
     assert not proof.keeps_bits(flash_model)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from localprobe.cli.app import main
 from localprobe.engine.full import Answer, CleanRun, FullEngine
 from localprobe.engine.interventions import Freeze, Inject, Intervention, Random, Shuffle, Skip
-from localprobe.engine.resume import ResumeEngine, _shared_prefix
+from localprobe.engine.lane import Lane
+from localprobe.engine.regions import shared_prefix
+from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError
 from localprobe.llama import ggml
 from localprobe.llama.batch import Batch, sequence_rows
@@ -325,11 +328,11 @@ def test_work_counts_chosen_experts_and_capped_logits(
     assert graph.work(graph.everything(), 10, 2) == expected
 
 
-def test_shared_prefix() -> None:
-    assert _shared_prefix([[1, 2, 3], [1, 2, 4]]) == 2
-    assert _shared_prefix([[1, 2], [1, 2]]) == 1
-    assert _shared_prefix([[1, 2, 3]]) == 0
-    assert _shared_prefix([[1, 2], [3, 2]]) == 0
+def testshared_prefix() -> None:
+    assert shared_prefix([[1, 2, 3], [1, 2, 4]]) == 2
+    assert shared_prefix([[1, 2], [1, 2]]) == 1
+    assert shared_prefix([[1, 2, 3]]) == 0
+    assert shared_prefix([[1, 2], [3, 2]]) == 0
 
 
 @pytest.mark.parametrize("weights", ["float32_model", "default_model"])
@@ -465,11 +468,13 @@ def test_answers_that_leave_the_clean_one_at_unlike_layers(
 
         return is_over
 
-    def fill_below(layer: int, prompts: set[int], *rest: object) -> None:
-        filled.append(set(prompts))
-        ResumeEngine._fill_below(engine, layer, prompts, *rest)  # type: ignore[arg-type]
+    fill = Lane._fill_below
 
-    engine._fill_below = fill_below  # type: ignore[assignment, method-assign]
+    def fill_below(lane: Lane, layer: int, prompts: Collection[int], *rest: Any) -> None:
+        filled.append(set(prompts))
+        fill(lane, layer, prompts, *rest)
+
+    monkeypatch.setattr(Lane, "_fill_below", fill_below)
     cells = engine.run(
         [replace(run, tokens=run.prompt) for run in clean(engine, prompts, 6)],
         interventions,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.tiny import EOS
 
-from localprobe.engine.full import Answer, FullEngine, Tie
+from localprobe.engine.full import Answer, FullEngine, Tie, changing
 from localprobe.engine.interventions import by_name
 from localprobe.engine.resume import ResumeEngine
 from localprobe.experiments.sweep import Sweep
@@ -74,7 +74,7 @@ def forced(
 ) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """The logits after an answer that is not the greedy one."""
     kind = None if patch == CLEAN else by_name(patch, 0)
-    change = engine._change(kind, layer, example)
+    change = changing(engine.model.n_layer, kind, layer, example)
     logits = engine.model.evaluate(prompt, 0, change(0))
     rewrites = kind is not None and kind.writes_generated
     sequence, start = list(prompt), len(prompt) - rewrites

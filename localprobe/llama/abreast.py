@@ -1,0 +1,114 @@
+"""Several contexts of one model at work at the same time, each in a thread of its own.
+
+Two threads that compute a decode together wait for one another at every node of the graph, for
+Python between the nodes, and for cache lines that both write to. Each with a decode of its own
+waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, Generic, TypeVar
+
+from localprobe.llama.interrupts import held_back
+from localprobe.llama.model import Model
+
+T = TypeVar("T")
+
+_MOST = 2
+_A_MOMENT = 0.1
+"""Seconds."""
+
+
+class Contexts:
+    """Contexts beside a model's own, one for each lane, where that pays.
+
+    most: how many; 1 where devices or AMX compute, and where the number of threads is another than
+    2: of those nothing was measured.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        pays = model.on_cpu and not model.in_tiles and model.threads == _MOST
+        self.most = _MOST if pays else 1
+        self._lanes: list[tuple[Model, ThreadPoolExecutor]] = []
+        self._begun: set[Future[Any]] = set()
+        self._is_stopped = False
+
+    def of(self, n: int) -> list[Model]:
+        """For each of n lanes one; of a single lane it is the model itself."""
+        if n == 1:
+            return [self._model]
+        if not self._lanes:
+            self._model.before_freed.append(self._end)
+        while len(self._lanes) < n:
+            model = self._model.another(self._model.threads // self.most)
+            pool = ThreadPoolExecutor(1, f"lane {len(self._lanes)} of {self._model.path.name}")
+            self._lanes.append((model, pool))
+        return [model for model, _ in self._lanes[:n]]
+
+    def begin(self, tasks: Sequence[Callable[[], T]]) -> Begun[T]:
+        """Do tasks, one a lane, each after those that were begun there before.
+
+        One alone is done in this thread, and when its result is asked for.
+        """
+        if len(tasks) == 1:
+            return Begun(self, tasks, ())
+        lanes = zip(self._lanes, tasks, strict=False)
+        begun = [pool.submit(task) for (_, pool), task in lanes]
+        self._begun.update(begun)
+        for each in begun:
+            each.add_done_callback(self._begun.discard)
+        return Begun(self, (), begun)
+
+    def wait(self, begun: Sequence[Future[Any]]) -> None:
+        """Ctrl-C ends whatever the lanes are at."""
+        try:
+            with held_back(self._stop):
+                # A wait without end is one that signals may not reach.
+                while wait(begun, _A_MOMENT).not_done:
+                    pass
+        finally:
+            if self._is_stopped:
+                _drop(list(self._begun))
+                self._go_on()
+
+    def _stop(self) -> None:
+        self._is_stopped = True
+        for model, _ in self._lanes:
+            model.stop()
+
+    def _go_on(self) -> None:
+        self._is_stopped = False
+        for model, _ in self._lanes:
+            model.go_on()
+
+    def _end(self) -> None:
+        """Before the contexts are freed."""
+        self._stop()
+        for _, pool in self._lanes:
+            pool.shutdown(cancel_futures=True)
+        self._lanes, self._is_stopped = [], False
+
+
+class Begun(Generic[T]):
+    """Tasks that may not be done yet."""
+
+    def __init__(
+        self, contexts: Contexts, later: Sequence[Callable[[], T]], begun: Sequence[Future[T]]
+    ) -> None:
+        self._contexts, self._later, self._begun = contexts, later, begun
+
+    def results(self) -> list[T]:
+        """What they gave, once all are done. Raises what one of them raised."""
+        self._contexts.wait(self._begun)
+        return [each() for each in self._later] + [each.result() for each in self._begun]
+
+    def drop(self) -> None:
+        """Nobody wants them any more: those that cannot be taken back are waited for."""
+        _drop(self._begun)
+
+
+def _drop(begun: Iterable[Future[Any]]) -> None:
+    wait([each for each in begun if not each.cancel()])

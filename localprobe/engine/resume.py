@@ -54,7 +54,7 @@ FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 512}
 llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
 prompts pay; where all are, they only make each other's attention longer: flash attention passes
 over what a row does not see, but looks for it first."""
-MORE_CELLS, _MEMORY = {EXACT: 2, FLASH: 3}, 1 << 29
+MORE_CELLS, _MEMORY = {EXACT: 2, FLASH: 2}, 1 << 29
 """Times as many, where of most prompts only the newest token is computed, unless that takes so many
 bytes."""
 ENOUGH_ROWS, MOST_LAYERS = TILE - 1, 16
@@ -165,20 +165,23 @@ class ResumeEngine(FullEngine):
         kind, placing = interventions[0], self._placing
         rooms = [placing.room(len(run.prompt) + max_tokens) for run in runs]
         downwards = sorted(layers, reverse=True)
-        cells = self._most_rows(MANY_ROWS) if _changes_all_rows(kind) else self._most_cells()
+        all_rows = _changes_all_rows(kind)
+        cells = self._most_rows(MANY_ROWS) if all_rows else self._most_cells()
         may_share = certain is not None and self.batch_size > 1
         jobs = [Job(i, run, interventions[i], examples[i], stops[i]) for i, run in enumerate(runs)]
 
-        def together(some: range) -> int:
+        def together(some: range, cells: int) -> int:
             part = slice(some.start, some.stop)
             return self._layers_together(runs[part], kind, rooms[part], cells) if may_share else 1
 
         most = self._contexts.most
-        a_lane = range(max(1, min(-(-len(runs) // most), cells // max(rooms), self.batch_size)))
-        rows = max(_rows(run, kind) for run in runs) * len(a_lane) * together(a_lane)
-        lanes = self._lanes(rows, max(rooms), cells)
+        less = cells if all_rows else cells // most
+        a_lane = range(max(1, min(-(-len(runs) // most), less // max(rooms), self.batch_size)))
+        rows = max(_rows(run, kind) for run in runs) * len(a_lane) * together(a_lane, less)
+        lanes = self._lanes(rows, max(rooms), less)
+        cells = less if lanes > 1 else cells
         for batches in self._rounds(rooms, cells, lanes):
-            n = min(map(together, batches))
+            n = min(together(some, cells) for some in batches)
             # Of one batch other layers in each lane, where what is wanted there can be known.
             across = lanes if len(batches) == 1 and certain is not None else 1
             groups = _neighbours(downwards, n * across)

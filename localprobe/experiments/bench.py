@@ -69,15 +69,15 @@ class BenchResult:
 
 
 class _Meter:
-    """Notes the rows, outputs and multiplications of every partial decode."""
+    """Notes the rows, outputs and multiplications of every partial decode, in all contexts."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self) -> None:
         self.decodes: list[tuple[int, int, int]] = []
-        self._model, self._decode_part = model, model.decode_part
+        self._decode_part = Model.decode_part
 
     def __enter__(self) -> _Meter:
         def metered(
-            rows: Batch, part: Callable[[Graph], Part], *, want_logits: bool = True
+            model: Model, rows: Batch, part: Callable[[Graph], Part], *, want_logits: bool = True
         ) -> object:
             def noted(graph: Graph) -> Part:
                 found = part(graph)
@@ -85,13 +85,13 @@ class _Meter:
                 self.decodes.append((len(rows), outputs, graph.work(found, len(rows), outputs)))
                 return found
 
-            return self._decode_part(rows, noted, want_logits=want_logits)
+            return self._decode_part(model, rows, noted, want_logits=want_logits)
 
-        self._model.decode_part = metered  # type: ignore[method-assign, assignment]
+        Model.decode_part = metered  # type: ignore[method-assign, assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._model.decode_part
+        Model.decode_part = self._decode_part  # type: ignore[method-assign]
 
 
 def bench(model: Model, n_prompts: int, report: Callable[[str], None]) -> BenchResult:
@@ -137,7 +137,7 @@ def bench(model: Model, n_prompts: int, report: Callable[[str], None]) -> BenchR
     for number in range(RUNS):
         for kind in kinds:
             report(f"run {number + 1} of {RUNS}: {kind}")
-            with _Meter(model) as meter:
+            with _Meter() as meter:
                 seconds = _seconds(lambda kind=kind: work(resume, kind, len(runs)))  # type: ignore[misc]
             decodes[kind] = meter.decodes
             timed.setdefault((kind, "resume"), []).append(seconds / len(runs))

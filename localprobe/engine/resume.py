@@ -43,7 +43,7 @@ from localprobe.engine.interventions import Intervention
 from localprobe.engine.lane import Job, Key, Lane
 from localprobe.engine.regions import MOST_PROMPTS, TILE, Placing, aligned, shared_prefix
 from localprobe.errors import NotFiniteError
-from localprobe.llama.abreast import Begun, Contexts
+from localprobe.llama.abreast import Begun, contexts_of
 from localprobe.llama.memory import free_memory
 from localprobe.llama.model import EXACT, FLASH, Model
 
@@ -91,7 +91,7 @@ class ResumeEngine(FullEngine):
         self.batch_size, self._lets_choose = batch_size, plain
         self._keeps_bits = keeps_bits
         self.company = 1 if keeps_bits else batch_size
-        self._contexts = Contexts(model)
+        self._contexts = contexts_of(model)
 
     @property
     def _placing(self) -> Placing:

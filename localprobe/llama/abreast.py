@@ -21,6 +21,13 @@ _A_MOMENT = 0.1
 """Seconds."""
 
 
+def contexts_of(model: Model) -> Contexts:
+    """Those of a model: the same ones for all who ask."""
+    if model.contexts is None:
+        model.contexts = Contexts(model)
+    return model.contexts
+
+
 class Contexts:
     """Contexts beside a model's own, one for each lane, where that pays.
 

@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -27,6 +28,9 @@ from localprobe.llama.text import Vocabulary
 from localprobe.llama.threads import checked
 from localprobe.llama.verdict import Verdict
 from localprobe.llama.weights import CONTEXT_STEP, INDEXER
+
+if TYPE_CHECKING:
+    from localprobe.llama.abreast import Contexts
 
 EXACT, FLASH = "exact", "flash"
 """Ways to compute attention. exact: in float32, every row looking at every cell in use. flash:
@@ -78,6 +82,8 @@ class Model(Vocabulary):
         """What can be done with it, once that was found out."""
         self._graph: Graph | None = None
         self.threads = checked(threads)
+        self.contexts: Contexts | None = None
+        """For `abreast`."""
         self._others: list[Model] = []
         self.before_freed: list[Callable[[], None]] = []
         """Called before the other contexts of its weights are freed."""
@@ -143,7 +149,7 @@ class Model(Vocabulary):
         other = copy.copy(self)
         other._open_context, other._n_ctx, other._n_sequences = None, 0, 1
         other._hook, other._graph, other.threads = EvalHook(), None, threads
-        other._others, other.before_freed = [], []
+        other._others, other.before_freed, other.contexts = [], [], None
         self._others.append(other)
         return other
 

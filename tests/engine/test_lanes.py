@@ -203,10 +203,12 @@ def test_ctrl_c_ends_all_lanes_and_leaves_them_usable(
         engine = ResumeEngine(model)
         expected = cells_of(engine, PROMPTS, "random")
         write = Lane.write
-        ended = list[bool]()
+        begun, ended = list[bool](), list[bool]()
 
         def interrupted(lane: Lane, layers: Any) -> Any:
-            signal.raise_signal(signal.SIGINT)
+            begun.append(True)
+            if len(begun) == 2:
+                signal.raise_signal(signal.SIGINT)
             try:
                 while True:  # until told to stop
                     write(lane, layers)

@@ -26,25 +26,30 @@ class Counted(ResumeEngine):
 
     def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(model, batch_size=1)
-        self.rows_x_blocks, self._counts = 0.0, True
-        decode, decode_part = model.decode, model.decode_part
+        self._found, self._counts = list[float](), True
+        decode, decode_part = Model.decode, Model.decode_part
 
-        def whole(rows: Batch, *arguments: Any, **named: Any) -> Any:
-            self.rows_x_blocks += self._counts * model.n_layer * len(rows)
-            return decode(rows, *arguments, **named)
+        def whole(model: Model, rows: Batch, *arguments: Any, **named: Any) -> Any:
+            self._found.append(self._counts * model.n_layer * len(rows))
+            return decode(model, rows, *arguments, **named)
 
-        def part(rows: Batch, chosen: Callable[[Graph], Any], **named: Any) -> Any:
+        def part(model: Model, rows: Batch, chosen: Callable[[Graph], Any], **named: Any) -> Any:
             def noted(graph: Graph) -> Any:
                 found = chosen(graph)
                 whole = graph.work(graph.everything(), len(rows), 0)
                 share = graph.work(found, len(rows), 0) / whole
-                self.rows_x_blocks += model.n_layer * share * len(rows)
+                self._found.append(model.n_layer * share * len(rows))
                 return found
 
-            return decode_part(rows, noted, **named)
+            return decode_part(model, rows, noted, **named)
 
-        monkeypatch.setattr(model, "decode", whole)
-        monkeypatch.setattr(model, "decode_part", part)
+        # Of all contexts, those of lanes as well.
+        monkeypatch.setattr(Model, "decode", whole)
+        monkeypatch.setattr(Model, "decode_part", part)
+
+    @property
+    def rows_x_blocks(self) -> float:
+        return sum(self._found)
 
     def clean(self, *arguments: Any, **named: Any) -> Any:
         self._counts = False

@@ -28,8 +28,6 @@ def clean_together(
     Raises NotFiniteError where logits of one of them are not finite numbers.
     """
     n = len(prompts)
-    for prompt in prompts:
-        model.check_length(len(prompt) + max_tokens)
     lengths = [len(prompt) + max_tokens for prompt in prompts]
     shared = placing.in_front(shared_prefix(prompts), lengths)
     regions = placing.regions(model, lengths, shared)

@@ -105,6 +105,8 @@ class ResumeEngine(FullEngine):
         max_tokens: int,
         stops: Sequence[Stop | None],
     ) -> list[CleanRun]:
+        for prompt in prompts:
+            self.model.check_length(len(prompt) + max_tokens)
         asked = frozenset(layers)
         # An intervention at a layer may look at the states of the layer before it.
         wanted = asked | {layer - 1 for layer in asked if layer > 0}
@@ -185,8 +187,14 @@ class ResumeEngine(FullEngine):
             # Of one batch other layers in each lane, where what is wanted there can be known.
             across = lanes if len(batches) == 1 and certain is not None else 1
             groups = _neighbours(downwards, n * across)
-            n = -(-max(map(len, groups), default=0) // across)
-            places = [range(lane * n, (lane + 1) * n) for lane in range(across)]
+            longest = max(map(len, groups), default=0)
+            if longest < across:
+                across = 1
+            n = -(-longest // across)
+            places = [range(lane, n * across, across) for lane in range(across)]
+            if certain is _always:
+                # As few blocks as can be are passed through for nothing.
+                places = [range(lane * n, (lane + 1) * n) for lane in range(across)]
             parts = [
                 [(i, place) for i in some for place in each] for some in batches for each in places
             ]
@@ -204,7 +212,7 @@ class ResumeEngine(FullEngine):
         window = self.model.info.sliding_window
         if (
             # Where blocks look at those below in another way than by the state.
-            (self.model.first_shared < self.model.n_layer or self.model.has_inputs)
+            (self.model.has_inputs or self.model.first_shared < self.model.n_layer)
             # What stands before it would be filled for each of them.
             or (
                 first
@@ -273,7 +281,9 @@ class ResumeEngine(FullEngine):
                     found = dict(item for part in now.begun.results() for item in part.items())
                 except NotFiniteError:
                     if len(now.keys) == 1:
-                        yield now.keys[0][0], now.layers[0], NO_ANSWER
+                        ((i, place),) = now.keys
+                        if not place or wanted(i, now.layers[place]):
+                            yield i, now.layers[place], NO_ANSWER
                         continue
                     # One that is not finite spoils all that share its cache: each by itself.
                     rest = [now.layers, *(each.layers for each in ahead), *left]

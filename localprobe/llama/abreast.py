@@ -7,7 +7,7 @@ waits for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeVar
 
@@ -47,22 +47,24 @@ class Contexts:
         """For each of n lanes one; of a single lane it is the model itself."""
         if n == 1:
             return [self._model]
-        if not self._lanes:
-            self._model.before_freed.append(self._end)
         while len(self._lanes) < n:
             model = self._model.another(self._model.threads // self.most)
             pool = ThreadPoolExecutor(1, f"lane {len(self._lanes)} of {self._model.path.name}")
             self._lanes.append((model, pool))
-        return [model for model, _ in self._lanes[:n]]
+        models = [model for model, _ in self._lanes[:n]]
+        for model in models:
+            model.ctx, model.verdict = self._model.ctx, self._model.verdict
+        return models
 
     def begin(self, tasks: Sequence[Callable[[], T]]) -> Begun[T]:
         """Do tasks, one a lane, each after those that were begun there before.
 
         One alone is done in this thread, and when its result is asked for.
         """
+        self._model.check_open()
         if len(tasks) == 1:
             return Begun(self, tasks, ())
-        lanes = zip(self._lanes, tasks, strict=False)
+        lanes = zip(self._lanes[: len(tasks)], tasks, strict=True)
         begun = [pool.submit(task) for (_, pool), task in lanes]
         self._begun.update(begun)
         for each in begun:
@@ -70,7 +72,7 @@ class Contexts:
         return Begun(self, (), begun)
 
     def wait(self, begun: Sequence[Future[Any]]) -> None:
-        """Ctrl-C ends whatever the lanes are at."""
+        """Until they are done. Ctrl-C ends whatever the lanes are at."""
         try:
             with held_back(self._stop):
                 # A wait without end is one that signals may not reach.
@@ -78,8 +80,22 @@ class Contexts:
                     pass
         finally:
             if self._is_stopped:
-                _drop(list(self._begun))
-                self._go_on()
+                try:
+                    self.rest()
+                finally:
+                    self._go_on()
+        self._model.check_open()
+
+    def rest(self) -> None:
+        """Until nothing is begun any more."""
+        wait(list(self._begun))
+
+    def end(self) -> None:
+        """Before the model is closed."""
+        self._stop()
+        lanes, self._lanes = self._lanes, []
+        for _, pool in lanes:
+            pool.shutdown(cancel_futures=True)
 
     def _stop(self) -> None:
         self._is_stopped = True
@@ -90,13 +106,6 @@ class Contexts:
         self._is_stopped = False
         for model, _ in self._lanes:
             model.go_on()
-
-    def _end(self) -> None:
-        """Before the contexts are freed."""
-        self._stop()
-        for _, pool in self._lanes:
-            pool.shutdown(cancel_futures=True)
-        self._lanes, self._is_stopped = [], False
 
 
 class Begun(Generic[T]):
@@ -113,9 +122,8 @@ class Begun(Generic[T]):
         return [each() for each in self._later] + [each.result() for each in self._begun]
 
     def drop(self) -> None:
-        """Nobody wants them any more: those that cannot be taken back are waited for."""
-        _drop(self._begun)
-
-
-def _drop(begun: Iterable[Future[Any]]) -> None:
-    wait([each for each in begun if not each.cancel()])
+        """Nobody wants them any more. What a lane is at is not waited for: who drops them may be
+        the garbage collector, in any thread.
+        """
+        for each in self._begun:
+            each.cancel()

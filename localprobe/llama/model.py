@@ -85,8 +85,6 @@ class Model(Vocabulary):
         self.contexts: Contexts | None = None
         """For `abreast`."""
         self._others: list[Model] = []
-        self.before_freed: list[Callable[[], None]] = []
-        """Called before the other contexts of its weights are freed."""
         super().__init__(path, placement, workers, tiles=tiles)
         # llama.cpp turns positions by other factors once the context is longer than that of the
         # first training. Within a model it must be always the ones, or always the others.
@@ -106,10 +104,12 @@ class Model(Vocabulary):
     @attention.setter
     def attention(self, way: str) -> None:
         if way != self._attention:
-            self._attention = way
-            self._free_others()
-            self._free_context()
-            self._graph = self._places = None
+            if self.contexts is not None:
+                self.contexts.rest()
+            for model in (self, *self._others):
+                model._attention = way
+                model._free_context()
+                model._graph = model._places = None
 
     @property
     def _ways(self) -> list[str]:
@@ -137,27 +137,26 @@ class Model(Vocabulary):
 
     def close(self) -> None:
         """Give the memory back. The model cannot be used afterwards."""
-        self._free_others()
+        if self.contexts is not None:
+            self.contexts.end()
+        while self._others:
+            other = self._others.pop()
+            other._free_context()
+            other._open_model = None
         self._free_context()
         super().close()
 
     def another(self, threads: int) -> Model:
         """Another context of the same weights, with a cache and so many threads of its own.
 
-        Gone when this one is closed or its attention changed; not to be closed by itself.
+        Gone when this one is closed; not to be closed by itself.
         """
         other = copy.copy(self)
         other._open_context, other._n_ctx, other._n_sequences = None, 0, 1
         other._hook, other._graph, other.threads = EvalHook(), None, threads
-        other._others, other.before_freed, other.contexts = [], [], None
+        other._others, other.contexts = [], None
         self._others.append(other)
         return other
-
-    def _free_others(self) -> None:
-        while self.before_freed:
-            self.before_freed.pop()()
-        while self._others:
-            self._others.pop()._free_context()
 
     def stop(self) -> None:
         """End the decode at hand, from another thread, and begin no other one until `go_on`."""
@@ -172,6 +171,7 @@ class Model(Vocabulary):
             with self._workers.watched():
                 llama.llama_free(self._open_context)
             self._open_context = None
+            self.n_decodes += 1  # what the cache held is gone
 
     @property
     def _context(self) -> int:
@@ -432,7 +432,7 @@ class Model(Vocabulary):
         params.n_seq_max = self._n_sequences
         # What is computed lies behind their numbers in memory, and should not begin in the middle
         # of a cache line: threads that write to the same one wait for one another.
-        params.n_outputs_max = -(-self._n_sequences // _LINE) * _LINE
+        params.n_outputs_max = _whole_lines(self._n_sequences)
         params.flash_attn_type = int(self._attention == FLASH)
         # Flash attention rounds keys and values to float16 whatever the cache holds.
         params.type_k = params.type_v = int(self._attention == FLASH)
@@ -475,7 +475,7 @@ class Model(Vocabulary):
         cache /= 1 + is_flash
         scores = 0 if is_flash else 2 * info.n_head * n_tokens
         activations = 16 * info.n_embd
-        outputs = n_sequences * info.n_vocab
+        outputs = _whole_lines(n_sequences) * info.n_vocab
         return 4.0 * (n_tokens * (share * cache + scores + activations) + outputs)
 
     def reserve(self, n_tokens: int, n_sequences: int = 1) -> None:
@@ -527,3 +527,8 @@ class Model(Vocabulary):
     def choices(self) -> int:
         """How many tokens its blocks choose to attend to, where some do so for others; else 0."""
         return self.limits().get(INDEXER, 0) if self.side_channels() and self._chooses else 0
+
+
+def _whole_lines(n: int) -> int:
+    """So many numbers of 4 bytes, or more, that they fill cache lines."""
+    return -(-n // _LINE) * _LINE

@@ -140,6 +140,10 @@ class Weights:
 
     # llama.cpp reads from whatever address it is given: none of a closed model may reach it.
 
+    def check_open(self) -> None:
+        """Raise LocalprobeError where it was closed."""
+        _ = self._model
+
     @property
     def _model(self) -> int:
         if self._open_model is None:

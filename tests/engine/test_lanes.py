@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from localprobe.engine.full import Answer, Certain, FullEngine, Wanted
 from localprobe.engine.interventions import Donor, by_name
 from localprobe.engine.lane import Lane
 from localprobe.engine.resume import ResumeEngine
-from localprobe.errors import NotFiniteError
+from localprobe.errors import LocalprobeError, NotFiniteError
 from localprobe.llama.abreast import Contexts
 from localprobe.llama.model import EXACT, FLASH, Model
 
@@ -144,11 +145,19 @@ def test_what_is_not_finite_spoils_no_other_lane(
             raise NotFiniteError("poison")
         return write(lane, layers)
 
+    def wanted(i: int, layer: int) -> bool:
+        return i == 3 and layer == 1
+
     with Model(tiny_file("llama"), threads=2) as model:
         expected = cells_of(FullEngine(model), PROMPTS, "random")
         monkeypatch.setattr(Lane, "write", poisoned)
         found = cells_of(ResumeEngine(model), PROMPTS, "random")
         assert found.keys() == expected.keys()
+        # Alone in a group of layers, and not the first of them.
+        alone = cells_of(
+            ResumeEngine(model), PROMPTS, "random", wanted=wanted, certain=lambda _i: 4
+        )
+        assert [(cell, answer.is_finite) for cell, answer in alone.items()] == [((3, 1), False)]
         assert [cell for cell, answer in found.items() if not answer.is_finite] == [(3, 1)]
         for cell, answer in found.items():
             assert not answer.is_finite or answer.all_tokens == expected[cell].all_tokens
@@ -182,18 +191,76 @@ def test_whoever_takes_answers_may_use_the_model_and_leave(
             assert answer.all_tokens == expected[i, layer].all_tokens
 
 
-def test_a_model_is_closed_while_lanes_are_ahead(tiny_file: Callable[[str], Path]) -> None:
-    model = Model(tiny_file("llama"), threads=2)
+def cells_while(model: Model) -> Iterator[tuple[int, int, Answer]]:
+    """All layers of all prompts under random."""
     engine, stops = ResumeEngine(model), [None] * len(PROMPTS)
     runs = engine.clean(PROMPTS, range(model.n_layer), max_tokens=4, stops=stops)
     kinds, examples = [by_name("random", 0)] * len(runs), range(len(runs))
-    cells = engine.run(
+    return engine.run(
         runs, kinds, range(model.n_layer), max_tokens=4, examples=examples, stops=stops
     )
+
+
+def test_a_model_is_closed_while_lanes_are_ahead(tiny_file: Callable[[str], Path]) -> None:
+    model = Model(tiny_file("llama"), threads=2)
+    cells = cells_while(model)
     next(cells)
     model.close()
-    cells.close()
+    with pytest.raises(LocalprobeError, match="closed"):
+        list(cells)
     assert not [each for each in threading.enumerate() if each.name.startswith("lane")]
+
+
+def test_attention_is_changed_and_back_while_lanes_are_ahead(
+    tiny_file: Callable[[str], Path],
+) -> None:
+    """As when somebody asks for the weights of attention in the middle of a sweep."""
+    with Model(tiny_file("llama"), threads=2, attention=FLASH) as model:
+        expected = {(i, layer): answer for i, layer, answer in cells_while(model)}
+        cells, found = cells_while(model), dict[tuple[int, int], Answer]()
+        for i, layer, answer in cells:
+            found[i, layer] = answer
+            model.attention = EXACT
+            model.attention = FLASH
+        assert found.keys() == expected.keys()
+        for cell, answer in found.items():
+            assert answer.all_tokens == expected[cell].all_tokens
+
+
+def test_one_who_left_is_collected_in_any_thread(
+    tiny_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Lane.write
+    with Model(tiny_file("llama"), threads=2) as model:
+        circle: list[Any] = [cells_while(model)]
+        circle.append(circle)
+        next(circle[0])
+        again = cells_while(model)
+
+        def collecting(lane: Lane, layers: Any) -> Any:
+            gc.collect()
+            return write(lane, layers)
+
+        monkeypatch.setattr(Lane, "write", collecting)
+        del circle
+        assert len(list(again)) == len(PROMPTS) * model.n_layer
+
+
+def test_layers_that_are_no_neighbours_and_a_shorter_context(
+    tiny_file: Callable[[str], Path], busy: dict[str, set[int]]
+) -> None:
+    with Model(tiny_file("llama"), threads=2) as model:
+        engine = ResumeEngine(model)
+        (run,) = engine.clean(PROMPTS[:1], range(4), max_tokens=4, stops=[None])
+        cells = engine.run(
+            [run], [by_name("random", 0)], [0, 3], max_tokens=4, examples=[0], stops=[None]
+        )
+        assert [layer for _, layer, _ in cells] == [3, 0]
+        assert not any("lane" in name for name in busy)  # each by all threads
+        list(cells_while(model))
+        model.ctx = 10
+        with pytest.raises(LocalprobeError, match="the context holds 10"):
+            cells_while(model)
 
 
 def test_ctrl_c_ends_all_lanes_and_leaves_them_usable(

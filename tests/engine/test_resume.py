@@ -328,7 +328,7 @@ def test_work_counts_chosen_experts_and_capped_logits(
     assert graph.work(graph.everything(), 10, 2) == expected
 
 
-def testshared_prefix() -> None:
+def test_shared_prefix() -> None:
     assert shared_prefix([[1, 2, 3], [1, 2, 4]]) == 2
     assert shared_prefix([[1, 2], [1, 2]]) == 1
     assert shared_prefix([[1, 2, 3]]) == 0

@@ -62,7 +62,7 @@ ENOUGH_ROWS, MOST_LAYERS = TILE - 1, 16
 through blocks below their own for nothing, so no more than so many do."""
 AHEAD = 3
 """So many do though it is not known whether all are wanted: rows are cheaper than decodes."""
-ROWS_A_LANE = 24
+ROWS_A_LANE = 16
 """Lanes read all weights each, which so many rows are worth."""
 _UNEVEN = 1.2
 """Times a lane may have its share of the rows; the others wait for it."""

@@ -21,14 +21,7 @@ from localprobe.llama.abreast import Contexts
 from localprobe.llama.model import EXACT, FLASH, Model
 
 PATCHES = ("random", "shuffle", "freeze", "skip", "inject")
-SHARED = [11, 42, 7, 9]
-PROMPTS = [
-    [*SHARED, 3, 14, 15],
-    [*SHARED, 92, 65, 35, 89, 79, 32, 38, 46],
-    [*SHARED, 200, 7],
-    [*SHARED, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
-    [*SHARED, 77],
-]
+PROMPTS = [[11, 42, 7, 9, *range(20 * n, 22 * n)] for n in (3, 4, 2, 6, 1)]
 Cells = dict[tuple[int, int], Answer]
 
 

@@ -68,7 +68,7 @@ class _Batches:
     where those are.
     """
 
-    jobs: Mapping[tuple[int, int], Job]
+    jobs: Mapping[Key, Job]
     regions: Regions
     made: dict[tuple[object, ...], Batch] = field(default_factory=dict)
     filled: set[int] = field(default_factory=set)

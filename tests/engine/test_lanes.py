@@ -50,30 +50,33 @@ def model(request: pytest.FixtureRequest, tiny_file: Callable[[str], Path]) -> I
         yield model
 
 
-def cells_of(
+def cells(
     engine: FullEngine,
-    prompts: Sequence[list[int]],
-    patch: str,
+    prompts: Sequence[list[int]] = PROMPTS,
+    patch: str = "random",
     *,
-    max_tokens: int = 4,
     wanted: Wanted | None = None,
     certain: Certain | None = None,
-) -> Cells:
+) -> Iterator[tuple[int, int, Answer]]:
+    """Some prompts at all layers; the clean answers are there when this returns."""
     layers, stops = range(engine.model.n_layer), [None] * len(prompts)
-    runs = engine.clean(prompts, layers, max_tokens=max_tokens, stops=stops)
+    runs = engine.clean(prompts, layers, max_tokens=4, stops=stops)
     donor = FullEngine(engine.model).states([77, 5, 66, 150, 23], layers)
     kinds = [by_name(patch, 0, Donor(donor, (1, 3), (2, 0))) for _ in prompts]
-    found = engine.run(
+    return engine.run(
         runs,
         kinds,
         [layer for layer in layers if layer >= kinds[0].first_layer],
-        max_tokens=max_tokens,
+        max_tokens=4,
         examples=range(len(prompts)),
         stops=stops,
         wanted=wanted,
         certain=certain,
     )
-    return {(i, layer): answer for i, layer, answer in found}
+
+
+def cells_of(*arguments: Any, **named: Any) -> Cells:
+    return {(i, layer): answer for i, layer, answer in cells(*arguments, **named)}
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -162,45 +165,25 @@ def test_whoever_takes_answers_may_use_the_model_and_leave(
     """Also where lanes are ahead of what was taken."""
     with Model(tiny_file("llama"), threads=2) as model:
         engine, full = ResumeEngine(model), FullEngine(model)
-        expected = cells_of(full, PROMPTS, "random")
-        stops = [None] * len(PROMPTS)
-        runs = engine.clean(PROMPTS, range(model.n_layer), max_tokens=4, stops=stops)
-
-        def cells() -> Iterator[tuple[int, int, Answer]]:
-            kinds = [by_name("random", 0)] * len(runs)
-            layers = range(model.n_layer)
-            return engine.run(
-                runs, kinds, layers, max_tokens=4, examples=range(len(runs)), stops=stops
-            )
-
-        left = cells()
+        expected = cells_of(full)
+        left = cells(engine)
         next(left)
-        for (i, layer, answer), _ in zip(cells(), range(8), strict=False):
+        for (i, layer, answer), _ in zip(cells(engine), range(8), strict=False):
             assert answer.all_tokens == expected[i, layer].all_tokens
             assert full.answer(PROMPTS[0], max_tokens=1).is_finite
             next(left)
         left.close()
-        for i, layer, answer in cells():
+        for i, layer, answer in cells(engine):
             assert answer.all_tokens == expected[i, layer].all_tokens
-
-
-def cells_while(model: Model) -> Iterator[tuple[int, int, Answer]]:
-    """All layers of all prompts under random."""
-    engine, stops = ResumeEngine(model), [None] * len(PROMPTS)
-    runs = engine.clean(PROMPTS, range(model.n_layer), max_tokens=4, stops=stops)
-    kinds, examples = [by_name("random", 0)] * len(runs), range(len(runs))
-    return engine.run(
-        runs, kinds, range(model.n_layer), max_tokens=4, examples=examples, stops=stops
-    )
 
 
 def test_a_model_is_closed_while_lanes_are_ahead(tiny_file: Callable[[str], Path]) -> None:
     model = Model(tiny_file("llama"), threads=2)
-    cells = cells_while(model)
-    next(cells)
+    left = cells(ResumeEngine(model))
+    next(left)
     model.close()
     with pytest.raises(LocalprobeError, match="closed"):
-        list(cells)
+        list(left)
     assert not [each for each in threading.enumerate() if each.name.startswith("lane")]
 
 
@@ -209,9 +192,9 @@ def test_attention_is_changed_and_back_while_lanes_are_ahead(
 ) -> None:
     """As when somebody asks for the weights of attention in the middle of a sweep."""
     with Model(tiny_file("llama"), threads=2, attention=FLASH) as model:
-        expected = {(i, layer): answer for i, layer, answer in cells_while(model)}
-        cells, found = cells_while(model), dict[tuple[int, int], Answer]()
-        for i, layer, answer in cells:
+        engine, found = ResumeEngine(model), Cells()
+        expected = cells_of(engine)
+        for i, layer, answer in cells(engine):
             found[i, layer] = answer
             model.attention = EXACT
             model.attention = FLASH
@@ -225,10 +208,10 @@ def test_one_who_left_is_collected_in_any_thread(
 ) -> None:
     write = Lane.write
     with Model(tiny_file("llama"), threads=2) as model:
-        circle: list[Any] = [cells_while(model)]
+        circle: list[Any] = [cells(ResumeEngine(model))]
         circle.append(circle)
         next(circle[0])
-        again = cells_while(model)
+        again = cells(ResumeEngine(model))
 
         def collecting(lane: Lane, layers: Any) -> Any:
             gc.collect()
@@ -245,15 +228,15 @@ def test_layers_that_are_no_neighbours_and_a_shorter_context(
     with Model(tiny_file("llama"), threads=2) as model:
         engine = ResumeEngine(model)
         (run,) = engine.clean(PROMPTS[:1], range(4), max_tokens=4, stops=[None])
-        cells = engine.run(
+        some = engine.run(
             [run], [by_name("random", 0)], [0, 3], max_tokens=4, examples=[0], stops=[None]
         )
-        assert [layer for _, layer, _ in cells] == [3, 0]
+        assert [layer for _, layer, _ in some] == [3, 0]
         assert not any("lane" in name for name in busy)  # each by all threads
-        list(cells_while(model))
+        list(cells(ResumeEngine(model)))
         model.ctx = 10
         with pytest.raises(LocalprobeError, match="the context holds 10"):
-            cells_while(model)
+            cells(ResumeEngine(model))
 
 
 def test_ctrl_c_ends_all_lanes_and_leaves_them_usable(

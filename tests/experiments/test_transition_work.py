@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import counted
 
 from localprobe.engine.resume import ResumeEngine
 from localprobe.experiments.sweep import Sweep
-from localprobe.llama.batch import Batch
-from localprobe.llama.graph import Graph
 from localprobe.llama.model import Model
 from localprobe.runs.descent import Descent
 from localprobe.runs.tally import Tally
@@ -27,25 +25,9 @@ class Counted(ResumeEngine):
     def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(model, batch_size=1)
         self._found, self._counts = list[float](), True
-        decode, decode_part = Model.decode, Model.decode_part
-
-        def whole(model: Model, rows: Batch, *arguments: Any, **named: Any) -> Any:
-            self._found.append(self._counts * model.n_layer * len(rows))
-            return decode(model, rows, *arguments, **named)
-
-        def part(model: Model, rows: Batch, chosen: Callable[[Graph], Any], **named: Any) -> Any:
-            def noted(graph: Graph) -> Any:
-                found = chosen(graph)
-                whole = graph.work(graph.everything(), len(rows), 0)
-                share = graph.work(found, len(rows), 0) / whole
-                self._found.append(model.n_layer * share * len(rows))
-                return found
-
-            return decode_part(model, rows, noted, **named)
-
-        # Of all contexts, those of lanes as well.
-        monkeypatch.setattr(Model, "decode", whole)
-        monkeypatch.setattr(Model, "decode_part", part)
+        counted.watch(
+            monkeypatch, lambda blocks, rows: self._found.append(self._counts * blocks * rows)
+        )
 
     @property
     def rows_x_blocks(self) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import counted
 
 from localprobe.engine.full import FullEngine
 from localprobe.engine.resume import ResumeEngine
@@ -14,8 +15,6 @@ from localprobe.experiments import sweep as sweeping
 from localprobe.experiments.pace import Pace
 from localprobe.experiments.sweep import Sweep
 from localprobe.experiments.work import Work
-from localprobe.llama.batch import Batch
-from localprobe.llama.graph import Graph
 from localprobe.llama.model import Model
 from localprobe.tasks.capitals import Capitals
 
@@ -26,28 +25,13 @@ READING = 6
 class Machine:
     """A clock that goes by the multiplications that are made, and the weights that are read."""
 
-    def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        decode, decode_part = model.decode, model.decode_part
-
-        def whole(rows: Batch, *arguments: Any, **named: Any) -> Any:
-            self.now += model.n_layer * (len(rows) + READING)
-            return decode(rows, *arguments, **named)
-
-        def part(rows: Batch, chosen: Callable[[Graph], Any], **named: Any) -> Any:
-            def noted(graph: Graph) -> Any:
-                found = chosen(graph)
-                share = graph.work(found, len(rows), 0) / graph.work(
-                    graph.everything(), len(rows), 0
-                )
-                self.now += model.n_layer * share * (len(rows) + READING)
-                return found
-
-            return decode_part(rows, noted, **named)
-
-        monkeypatch.setattr(model, "decode", whole)
-        monkeypatch.setattr(model, "decode_part", part)
+        counted.watch(monkeypatch, self._work)
         monkeypatch.setattr(sweeping, "Pace", lambda: Pace(lambda: self.now))
+
+    def _work(self, blocks: float, rows: int) -> None:
+        self.now += blocks * (rows + READING)
 
 
 @pytest.mark.parametrize("kind", [FullEngine, ResumeEngine])
@@ -61,7 +45,7 @@ def test_the_first_estimate_is_near_the_truth(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Model(tiny_file("llama"), threads=1) as model:
-        machine = Machine(model, monkeypatch)
+        machine = Machine(monkeypatch)
         sweep = Sweep(
             kind(model), Capitals(), patches, range(1, 4), n=4, all_examples=True, max_tokens=2
         )

@@ -21,10 +21,11 @@ from localprobe.engine.interventions import (
     kinds,
     random_states,
 )
-from localprobe.engine.regions import STEP, TILE
+from localprobe.engine.regions import STEP
 from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama.batch import Batch, Row
+from localprobe.llama.flash import TILE
 from localprobe.llama.graph import Graph, Part
 from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.residual import Keep

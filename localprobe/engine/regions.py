@@ -19,13 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from localprobe.llama.batch import Row
+from localprobe.llama.flash import TILE
 from localprobe.llama.model import FLASH, Model
 
 STEP = 16
 """Cells: 16 float32 numbers are what the widest vectors of CPUs hold (AVX-512)."""
-
-TILE = 64
-"""Rows, and cells."""
 
 MOST_PROMPTS = 127
 """Each takes two sequences, the companion one, and llama.cpp knows 256."""

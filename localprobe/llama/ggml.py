@@ -57,9 +57,9 @@ _FOLDER = Path(llama_cpp.__file__).parent / "lib"
 
 
 def _load_libraries() -> list[ctypes.CDLL]:
-    # On Linux and macOS libggml finds the symbols of libggml-base; Windows needs it by name.
+    # On Linux and macOS libggml finds the symbols of the others; Windows needs them by name.
     found = []
-    for name in ("ggml", "ggml-base"):
+    for name in ("ggml", "ggml-base", "ggml-cpu"):
         try:
             found.append(load_shared_library(name, _FOLDER))
         except FileNotFoundError:
@@ -145,10 +145,10 @@ def all_finite(type: int, address: int, size: int) -> bool:
     return bool(_validate(type, address, size))
 
 
-def new_context() -> int:
-    """Room for tensors without their data; to be given back by ggml_free."""
+def new_context(size: int = 1 << 20) -> int:
+    """Room for tensors without their data, or for graphs; to be given back by ggml_free."""
     init = function("ggml_init", _ptr, _InitParams)
-    return int(init(_InitParams(1 << 20, None, True)))
+    return int(init(_InitParams(size, None, True)))
 
 
 def _prove_layout() -> tuple[dict[str, int], bool]:
@@ -171,6 +171,8 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
     new_soft_max = function(
         "ggml_soft_max_ext", _ptr, _ptr, _ptr, _ptr, ctypes.c_float, ctypes.c_float
     )
+    new_flash = function("ggml_flash_attn_ext", _ptr, *[_ptr] * 5, *[ctypes.c_float] * 3)
+    get_data = function("ggml_get_data", _ptr, _ptr)
     new_view = function("ggml_view_1d", _ptr, _ptr, _ptr, ctypes.c_int64, _size)
     new_graph = function("ggml_new_graph", _ptr, _ptr)
     expand = function("ggml_build_forward_expand", None, _ptr, _ptr)
@@ -189,6 +191,7 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
         product = new_mul_mat(context, left, right)
         chosen = new_mul_mat_id(context, left, right, new_1d(context, GGML_TYPE_I32, 5))
         masked = new_soft_max(context, left, right, 1.0, 0.0)
+        attended = new_flash(context, left, right, right, None, 1.0, 0.0, 0.0)
         ops = {
             "ADD": at(total).op,
             "GET_ROWS": at(picked).op,
@@ -197,13 +200,15 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
             "MUL_MAT": at(product).op,
             "MUL_MAT_ID": at(chosen).op,
             "SOFT_MAX": at(masked).op,
+            "FLASH_ATTN_EXT": at(attended).op,
         }
+        at(index).data = 48  # nobody looks there
         flags_before = at(total).flags
         expand(new_graph(context), picked)
         flags_proved = flags_before == 0 and at(total).flags == at(picked).flags == FLAG_COMPUTE
         proved = (
             # The numbers are small before they are given to ggml_op_name, which trusts them.
-            all(0 < op < 64 and op_name(op) == name.encode() for name, op in ops.items())
+            all(0 < op < 96 and op_name(op) == name.encode() for name, op in ops.items())
             and at(view).view_src == right
             and at(view).view_offs == 12
             and at(stored).view_src == left
@@ -216,6 +221,8 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
             and list(at(total).src) == [left, right] + [None] * 8
             and list(at(picked).src)[:2] == [total, index]
             and list(at(masked).src)[:2] == [left, right]
+            and list(at(attended).src)[:3] == [left, right, right]
+            and get_data(index) == 48
         )
     finally:
         free(context)
@@ -231,4 +238,4 @@ _OPS, FLAGS_PROVED = _prove_layout()
 OP_ADD, OP_GET_ROWS = _OPS["ADD"], _OPS["GET_ROWS"]
 OP_SET_ROWS, OP_CPY = _OPS["SET_ROWS"], _OPS["CPY"]
 OP_MUL_MAT, OP_MUL_MAT_ID = _OPS["MUL_MAT"], _OPS["MUL_MAT_ID"]
-OP_SOFT_MAX = _OPS["SOFT_MAX"]
+OP_SOFT_MAX, OP_FLASH_ATTN_EXT = _OPS["SOFT_MAX"], _OPS["FLASH_ATTN_EXT"]

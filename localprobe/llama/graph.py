@@ -22,6 +22,8 @@ from localprobe.errors import ModelError
 from localprobe.llama import ggml
 from localprobe.llama.aside import Guard, find_aside
 from localprobe.llama.attention import attention_of
+from localprobe.llama.computing import Computing, Nodes
+from localprobe.llama.flash import is_tiled
 from localprobe.llama.residual import FloatArray, ForwardPass, read_states, write_states
 from localprobe.llama.states import Links, find_states, original_name, tokens_of
 
@@ -91,6 +93,7 @@ class Graph:
             for block in range(n_layer)
         ]
         self.attention = [attention_of(addresses, self.block(b)) for b in range(n_layer)]
+        self._flash = [i for i, node in enumerate(nodes) if is_tiled(node)]
         self._embedded = self._find_tokens()
         self._n_layer = n_layer
         self._multiplied = np.array([_weights(node) for node in nodes], np.int64)
@@ -141,6 +144,12 @@ class Graph:
         # Each at its own turn: until then its place in memory may be that of others.
         written |= {node: ggml.zero for node in self.contribution[layer:] if node is not None}
         return Part(self._all_but_mlp(layer), written)
+
+    def attended(self, part: Part, attend: Callable[[int], None]) -> Part:
+        """A part of which flash attention is computed by somebody who is given the node."""
+        left = np.setdiff1d(np.array(self._flash, np.intp), part.off)
+        written = {**part.written, **dict.fromkeys(left.tolist(), attend)}
+        return Part(np.concatenate([part.off, left]), written)
 
     @cache  # noqa: B019  a graph lives as long as its context
     def _all_but_stores(self, layer: int) -> Indices:
@@ -232,6 +241,11 @@ class Graph:
         """The token ids that the graph in memory was given, row by row."""
         ids: NDArray[np.int32] = ggml.read(ggml.at(self.addresses[self._embedded]).src[1])
         return ids
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """For who computes it in the place of llama.cpp."""
+        return Nodes(self.addresses)
 
     def everything(self) -> Part:
         """All of it."""
@@ -423,6 +437,36 @@ class Rerun:
             raise ModelError("llama.cpp split or reordered the batch; its rows are not ours")
         self._started = True
         self._graph.switch(self._off, on=False)
+
+
+class Computed(Rerun):
+    """A rerun of which llama.cpp computes nothing: see `computing`."""
+
+    def __init__(
+        self, graph: Graph, tokens: NDArray[np.int32], part: Part, computing: Computing
+    ) -> None:
+        numbers = np.arange(len(graph.addresses))
+        super().__init__(graph, tokens, Part(numbers, part.written))
+        self._computing = computing
+        self._todo = np.setdiff1d(numbers, part.off)
+        # Every now and then it may be told to stop: at what is written, or else at every block.
+        stops = {*(part.written if len(part.written) > 1 else graph.state), int(numbers[-1])}
+        self._stops = {graph.addresses[node]: node for node in (*stops, *part.written)}
+        self.wanted = frozenset(self._stops)
+
+    def computed(self, address: int) -> None:
+        n = np.searchsorted(self._todo, self._stops[address], side="right")
+        now, self._todo = self._todo[:n], self._todo[n:]
+        if len(now):
+            self._graph.switch(now, on=True)
+            self._computing.compute(self._graph.nodes, self._plan)
+            self._graph.switch(now, on=False)
+        if address in self._at:
+            super().computed(address)
+
+    def _start(self, address: int) -> None:
+        super()._start(address)
+        self._plan = self._computing.plan(self._graph.nodes)
 
 
 def _both(

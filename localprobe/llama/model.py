@@ -13,11 +13,22 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from localprobe.errors import LocalprobeError, ModelError, NotFiniteError
-from localprobe.llama import backend, ggml, rearranged
+from localprobe.llama import backend, computing, ggml, rearranged
 from localprobe.llama.aside import AtNode, find_aside
 from localprobe.llama.batch import Batch, Row, sequence_rows
+from localprobe.llama.computing import Computing
 from localprobe.llama.devices import Placement
-from localprobe.llama.graph import Graph, Idle, InGraph, Part, Recorder, Rerun, StaleGraphError
+from localprobe.llama.flash import Flash
+from localprobe.llama.graph import (
+    Computed,
+    Graph,
+    Idle,
+    InGraph,
+    Part,
+    Recorder,
+    Rerun,
+    StaleGraphError,
+)
 from localprobe.llama.hooks import EvalHook, NodeVisitor, NoVisitor
 from localprobe.llama.interrupts import held_back
 from localprobe.llama.memory import check_fits, check_fits_on
@@ -85,6 +96,7 @@ class Model(Vocabulary):
         self.contexts: Contexts | None = None
         """For `abreast`."""
         self._others: list[Model] = []
+        self._flash: Flash | None = None
         super().__init__(path, placement, workers, tiles=tiles)
         # llama.cpp turns positions by other factors once the context is longer than that of the
         # first training. Within a model it must be always the ones, or always the others.
@@ -154,7 +166,7 @@ class Model(Vocabulary):
         other = copy.copy(self)
         other._open_context, other._n_ctx, other._n_sequences = None, 0, 1
         other._hook, other._graph, other.threads = EvalHook(), None, threads
-        other._others, other.contexts = [], None
+        other._others, other.contexts, other._flash = [], None, None
         self._others.append(other)
         return other
 
@@ -259,9 +271,17 @@ class Model(Vocabulary):
         part: given the graph, which nodes are left out, and what is written in their places.
         Raises ModelError when the graph cannot be taken apart.
         """
-        return self._decode_in_graph(
-            rows, lambda graph: Rerun(graph, rows.tokens, part(graph)), want_logits
-        )
+        computes = len(rows) >= computing.MANY_ROWS and self.on_cpu and computing.is_possible()
+
+        def rerun(graph: Graph) -> Rerun:
+            if not computes:
+                return Rerun(graph, rows.tokens, part(graph))
+            if self._flash is None:
+                self._flash = Flash(Computing(self.threads))
+            attended = graph.attended(part(graph), self._flash.of_a_decode())
+            return Computed(graph, rows.tokens, attended, self._flash.computing)
+
+        return self._decode_in_graph(rows, rerun, want_logits)
 
     def _decode_in_graph(
         self, rows: Batch, visitor_of: Callable[[Graph], Rerun | InGraph], want_logits: bool = True

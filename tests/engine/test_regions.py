@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from localprobe.engine import proof, regions
 from localprobe.engine.full import Answer, Certain, CleanRun, Wanted
 from localprobe.engine.interventions import Donor, by_name
+from localprobe.engine.regions import alike
 from localprobe.engine.resume import ResumeEngine
-from localprobe.llama.flash import TILE, alike
+from localprobe.llama.flash import TILE
 from localprobe.llama.model import EXACT, FLASH, Model
 
 PATCHES = ("random", "freeze", "skip", "inject")

@@ -50,7 +50,7 @@ from localprobe.llama.model import EXACT, FLASH, Model
 
 BATCH_SIZE = 32
 
-FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 512}
+FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 1024}
 """Prompts share a decode as long as their tokens fit: attention looks at every cell in use, and
 llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
 prompts pay; where all are, they only make each other's attention longer: flash attention passes

@@ -39,23 +39,24 @@ def random_states(
 
     start: the position in the sequence of the first row.
     """
-    noise = np.empty_like(past)
+    noise, scales = np.empty(past.shape), []
     own = generators((seed, example, layer), start, len(past))
-    for row, (state, generator) in enumerate(zip(past.astype(np.float64), own, strict=True)):
-        draw = generator.standard_normal(len(state))
+    for state, draw, generator in zip(past.astype(np.float64), noise, own, strict=True):
+        generator.standard_normal(out=draw)
         # As np.linalg.norm does it, which takes as long as the draw.
-        noise[row] = draw * (math.sqrt(state @ state) / math.sqrt(draw @ draw))
-    return noise
+        scales.append(math.sqrt(state @ state) / math.sqrt(draw @ draw))
+    noise *= np.array(scales).reshape(-1, 1)
+    return noise.astype(np.float32)
 
 
 def shuffled_states(
     past: FloatArray, *, seed: int, example: int, layer: int, start: int
 ) -> FloatArray:
     """Every row of `past` (n, n_embd) with its components permuted, one permutation a row."""
-    shuffled = np.empty_like(past)
+    shuffled = past.copy()
     own = generators((seed, example, layer), start, len(past))
-    for row, (state, generator) in enumerate(zip(past, own, strict=True)):
-        shuffled[row] = generator.permutation(state)
+    for row, generator in zip(shuffled, own, strict=True):
+        generator.shuffle(row)
     return shuffled
 
 

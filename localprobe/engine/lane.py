@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from threading import Lock
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from localprobe.llama.model import Model
 
 Key = tuple[int, int]
 """A prompt's number, and the place of a layer among those that share decodes."""
+
+
+_DRAWING = Lock()
 
 
 @dataclass
@@ -291,7 +295,7 @@ class Lane:
         if kind.attention_off:
             states = [_clean_states(span, span[0].layer) for span in spans]
         else:
-            states = [_written_states(span) for span in spans]
+            states = _written_states(spans)
             if kind.holds_past:
                 past, spans = _split(spans)
                 self._hold(past, [each[:-1] for each in states], batches)
@@ -370,8 +374,14 @@ def _clean_states(span: _Span, layer: int) -> FloatArray:
     return job.run.states[layer][start:end]
 
 
-def _written_states(span: _Span) -> FloatArray:
-    """What the intervention makes of a span's states at its layer."""
+def _written_states(spans: Sequence[_Span]) -> list[FloatArray]:
+    """What the intervention makes of the states of some spans, each at its layer."""
+    # Many short calls, between which Python goes from one lane to the other if both draw.
+    with _DRAWING:
+        return [_written(span) for span in spans]
+
+
+def _written(span: _Span) -> FloatArray:
     job, start, end = span
     states = _clean_states(span, job.layer)
     if end - start < 2:

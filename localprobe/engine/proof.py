@@ -25,10 +25,10 @@ from localprobe.engine.regions import STEP
 from localprobe.engine.resume import ResumeEngine
 from localprobe.errors import LocalprobeError, ModelError
 from localprobe.llama.batch import Batch, Row
-from localprobe.llama.flash import TILE
 from localprobe.llama.graph import Graph, Part
 from localprobe.llama.model import EXACT, FLASH, Model
 from localprobe.llama.residual import Keep
+from localprobe.llama.tiles import TILE
 
 _LONG, _SHORT = 36, 3
 """Rows of the prompts that are proved with. From 32 rows on, devices take over work of others."""

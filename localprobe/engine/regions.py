@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from localprobe.llama.batch import Row
-from localprobe.llama.flash import TILE
 from localprobe.llama.model import FLASH, Model
+from localprobe.llama.tiles import TILE
 
 STEP = 16
 """Cells: 16 float32 numbers are what the widest vectors of CPUs hold (AVX-512)."""

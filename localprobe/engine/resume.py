@@ -44,9 +44,9 @@ from localprobe.engine.lane import Job, Key, Lane
 from localprobe.engine.regions import MOST_PROMPTS, Placing, aligned, shared_prefix
 from localprobe.errors import NotFiniteError
 from localprobe.llama.abreast import Begun, contexts_of
-from localprobe.llama.flash import TILE
 from localprobe.llama.memory import free_memory
 from localprobe.llama.model import EXACT, FLASH, Model
+from localprobe.llama.tiles import TILE
 
 BATCH_SIZE = 32
 

@@ -94,12 +94,19 @@ _ptr, _int, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 _nbytes = function("ggml_nbytes", _size, _ptr)
 _get = function("ggml_backend_tensor_get", None, _ptr, _ptr, _size, _size)
 _set = function("ggml_backend_tensor_set", None, _ptr, _ptr, _size, _size)
+_op_name = function("ggml_op_name", ctypes.c_char_p, _int)
 _validate = function("ggml_validate_row_data", ctypes.c_bool, _int, _ptr, _size)
 
 
 def at(address: int) -> Tensor:
     """The tensor at an address. It is ggml's memory, not a copy."""
     return Tensor.from_address(address)
+
+
+def op_name(op: int) -> str:
+    """Of the op of a node."""
+    name: bytes = _op_name(op)
+    return name.decode()
 
 
 def read(address: int) -> NDArray[Any]:
@@ -160,7 +167,6 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
     new_1d = function("ggml_new_tensor_1d", _ptr, _ptr, _int, ctypes.c_int64)
     new_2d = function("ggml_new_tensor_2d", _ptr, _ptr, _int, ctypes.c_int64, ctypes.c_int64)
     set_name = function("ggml_set_name", _ptr, _ptr, ctypes.c_char_p)
-    op_name = function("ggml_op_name", ctypes.c_char_p, _int)
     new_add = function("ggml_add", _ptr, _ptr, _ptr, _ptr)
     new_get_rows = function("ggml_get_rows", _ptr, _ptr, _ptr, _ptr)
 
@@ -208,7 +214,7 @@ def _prove_layout() -> tuple[dict[str, int], bool]:
         flags_proved = flags_before == 0 and at(total).flags == at(picked).flags == FLAG_COMPUTE
         proved = (
             # The numbers are small before they are given to ggml_op_name, which trusts them.
-            all(0 < op < 96 and op_name(op) == name.encode() for name, op in ops.items())
+            all(0 < op < 96 and _op_name(op) == name.encode() for name, op in ops.items())
             and at(view).view_src == right
             and at(view).view_offs == 12
             and at(stored).view_src == left

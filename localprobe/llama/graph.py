@@ -23,9 +23,10 @@ from localprobe.llama import ggml
 from localprobe.llama.aside import Guard, find_aside
 from localprobe.llama.attention import attention_of
 from localprobe.llama.computing import Computing, Nodes
-from localprobe.llama.flash import is_tiled
+from localprobe.llama.last import Last, find_last
 from localprobe.llama.residual import FloatArray, ForwardPass, read_states, write_states
 from localprobe.llama.states import Links, find_states, original_name, tokens_of
+from localprobe.llama.tiles import Tiled, is_tiled
 
 Indices = NDArray[np.intp]
 
@@ -96,6 +97,7 @@ class Graph:
         self._flash = [i for i, node in enumerate(nodes) if is_tiled(node)]
         self._embedded = self._find_tokens()
         self._n_layer = n_layer
+        self._last = self._find_last()
         self._multiplied = np.array([_weights(node) for node in nodes], np.int64)
         self._base = min(addresses)
         size = max(addresses) + ctypes.sizeof(ggml.Tensor) - self._base
@@ -145,11 +147,18 @@ class Graph:
         written |= {node: ggml.zero for node in self.contribution[layer:] if node is not None}
         return Part(self._all_but_mlp(layer), written)
 
-    def attended(self, part: Part, attend: Callable[[int], None]) -> Part:
-        """A part of which flash attention is computed by somebody who is given the node."""
-        left = np.setdiff1d(np.array(self._flash, np.intp), part.off)
-        written = {**part.written, **dict.fromkeys(left.tolist(), attend)}
-        return Part(np.concatenate([part.off, left]), written)
+    def in_tiles(self, part: Part, tiled: Tiled) -> Part:
+        """A part of which attention is computed tile by tile, and in the last block only where
+        there are outputs.
+        """
+        acts = dict.fromkeys(self._flash, tiled.attend)
+        if self._last is not None:
+            acts[self._last.attention] = tiled.attend_for_outputs
+            acts |= dict.fromkeys(self._last.products, tiled.multiply_for_outputs)
+        for node in [*part.off.tolist(), *part.written]:
+            acts.pop(node, None)
+        off = np.concatenate([part.off, np.array([*acts], np.intp)])
+        return Part(off, {**part.written, **acts})
 
     @cache  # noqa: B019  a graph lives as long as its context
     def _all_but_stores(self, layer: int) -> Indices:
@@ -293,6 +302,19 @@ class Graph:
     def sources(self, node: int) -> list[int]:
         """The nodes that a node is computed from."""
         return self._sources[node]
+
+    def _find_last(self) -> Last | None:
+        own = [i for i in self._flash if i in self.block(self._n_layer - 1)]
+        if len(own) != 1:
+            return None
+        n_rows = len(self.tokens())
+
+        def is_product(number: int) -> bool:
+            node = self._links.nodes[number]
+            is_of_rows = node.op == ggml.OP_MUL_MAT and list(node.ne[1:]) == [n_rows, 1, 1]
+            return is_of_rows and _weights(node) > 0
+
+        return find_last(self._links, own[0], self.stores[-1], is_product)
 
     def _find_tokens(self) -> int:
         for number, node in enumerate(self._links.nodes):

@@ -18,7 +18,6 @@ from localprobe.llama.aside import AtNode, find_aside
 from localprobe.llama.batch import Batch, Row, sequence_rows
 from localprobe.llama.computing import Computing
 from localprobe.llama.devices import Placement
-from localprobe.llama.flash import Flash
 from localprobe.llama.graph import (
     Computed,
     Graph,
@@ -37,6 +36,7 @@ from localprobe.llama.rpc import Workers
 from localprobe.llama.states import Links, find_states, is_apart
 from localprobe.llama.text import Vocabulary
 from localprobe.llama.threads import checked
+from localprobe.llama.tiles import Tiles
 from localprobe.llama.verdict import Verdict
 from localprobe.llama.weights import CONTEXT_STEP, INDEXER
 
@@ -96,7 +96,7 @@ class Model(Vocabulary):
         self.contexts: Contexts | None = None
         """For `abreast`."""
         self._others: list[Model] = []
-        self._flash: Flash | None = None
+        self._tiles: Tiles | None = None
         super().__init__(path, placement, workers, tiles=tiles)
         # llama.cpp turns positions by other factors once the context is longer than that of the
         # first training. Within a model it must be always the ones, or always the others.
@@ -166,7 +166,7 @@ class Model(Vocabulary):
         other = copy.copy(self)
         other._open_context, other._n_ctx, other._n_sequences = None, 0, 1
         other._hook, other._graph, other.threads = EvalHook(), None, threads
-        other._others, other.contexts, other._flash = [], None, None
+        other._others, other.contexts, other._tiles = [], None, None
         self._others.append(other)
         return other
 
@@ -276,10 +276,11 @@ class Model(Vocabulary):
         def rerun(graph: Graph) -> Rerun:
             if not computes:
                 return Rerun(graph, rows.tokens, part(graph))
-            if self._flash is None:
-                self._flash = Flash(Computing(self.threads))
-            attended = graph.attended(part(graph), self._flash.of_a_decode())
-            return Computed(graph, rows.tokens, attended, self._flash.computing)
+            if self._tiles is None:
+                self._tiles = Tiles(Computing(self.threads))
+            tiled = self._tiles.of(len(rows), rows.output_rows.tolist())
+            in_tiles = graph.in_tiles(part(graph), tiled)
+            return Computed(graph, rows.tokens, in_tiles, self._tiles.computing)
 
         return self._decode_in_graph(rows, rerun, want_logits)
 

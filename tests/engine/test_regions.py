@@ -15,8 +15,8 @@ from localprobe.engine.full import Answer, Certain, CleanRun, Wanted
 from localprobe.engine.interventions import Donor, by_name
 from localprobe.engine.regions import alike
 from localprobe.engine.resume import ResumeEngine
-from localprobe.llama.flash import TILE
 from localprobe.llama.model import EXACT, FLASH, Model
+from localprobe.llama.tiles import TILE
 
 PATCHES = ("random", "freeze", "skip", "inject")
 LAYERS, MAX_TOKENS = range(3), 4

@@ -15,9 +15,9 @@ from localprobe.engine.full import FullEngine
 from localprobe.llama import computing, graph
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.computing import MANY_ROWS
-from localprobe.llama.flash import TILE, seen_by
 from localprobe.llama.graph import Graph, Part
 from localprobe.llama.model import EXACT, FLASH, Model
+from localprobe.llama.tiles import TILE, seen_by, tiles_of
 
 PROMPTS = [[(7 * n + i * i) % 250 for i in range(length)] for n, length in enumerate((90, 37, 150))]
 LAYER = 0
@@ -181,7 +181,7 @@ def masks(draw: st.DrawFn) -> np.ndarray:
 @given(masks())
 def test_every_cell_that_is_seen_is_in_the_tiles_of_its_row(is_seen: np.ndarray) -> None:
     mask = np.where(is_seen, np.float16(0), np.float16(-np.inf)).view(np.uint16)
-    seen = seen_by(mask)
+    seen = seen_by(mask, tiles_of(len(mask)))
     assert [each.row for each in seen] == [TILE * i for i in range(max(1, len(mask) // TILE))]
     assert sum(each.n_rows for each in seen) == len(mask)
     for row, n_rows, cell, n_cells in seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -12,27 +13,29 @@ from conftest import ARCHITECTURES, BESIDE, PARALLEL
 from hypothesis import given
 
 from localprobe.engine.full import FullEngine
-from localprobe.llama import computing, graph
+from localprobe.llama import computing, ggml, graph
 from localprobe.llama.batch import Batch, Row
 from localprobe.llama.computing import MANY_ROWS
 from localprobe.llama.graph import Graph, Part
 from localprobe.llama.model import EXACT, FLASH, Model
-from localprobe.llama.tiles import TILE, seen_by, tiles_of
+from localprobe.llama.quantizing import quantize
+from localprobe.llama.tiles import TILE, Tiles, seen_by, tiles_of
 
 PROMPTS = [[(7 * n + i * i) % 250 for i in range(length)] for n, length in enumerate((90, 37, 150))]
 LAYER = 0
+Files = Callable[[str], Path]
 Parts = dict[str, Callable[[Graph], Part]]
 
 
 @pytest.fixture
-def n_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What is switched on, whenever something is computed."""
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows whenever something is computed here."""
     found: list[int] = []
     compute = computing.Computing.compute
 
-    def noted(self: computing.Computing, *arguments: object) -> None:
+    def noted(self: computing.Computing, *arguments: Any) -> None:
         found.append(1)
-        compute(self, *arguments)  # type: ignore[arg-type]
+        compute(self, *arguments)
 
     monkeypatch.setattr(computing.Computing, "compute", noted)
     return found
@@ -42,24 +45,53 @@ def n_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, *PARALLEL, *BESIDE])
 def test_it_is_bit_for_bit_what_llama_cpp_computes(
-    arch: str,
-    threads: int,
-    attention: str,
-    tiny_file: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-    n_computed: list[int],
+    arch: str, threads: int, attention: str, tiny_file: Files, computed: list[int]
 ) -> None:
     with Model(tiny_file(arch), threads=threads, attention=attention) as model:
-        assert len(batch()) >= MANY_ROWS
-        here = {name: decoded(model, part) for name, part in parts(model).items()}
-        assert n_computed
-        n_computed.clear()
-        monkeypatch.setattr(computing, "is_possible", lambda: False)
+        check(model, computed)
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0", "f16", "bf16"])
+def test_so_it_is_for_other_weights(
+    kind: str, tiny_file: Files, tmp_path: Path, computed: list[int]
+) -> None:
+    quantize(tiny_file("llama"), tmp_path / "tiny.gguf", kind)
+    with Model(tmp_path / "tiny.gguf", threads=1, attention=FLASH) as model:
+        check(model, computed)
+
+
+def check(model: Model, computed: list[int]) -> None:
+    assert len(batch()) >= MANY_ROWS
+    here = {name: decoded(model, part) for name, part in parts(model).items()}
+    assert computed
+    computed.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(computing, "is_possible", lambda: False)
         there = {name: decoded(model, part) for name, part in parts(model).items()}
-        assert not n_computed
+    assert not computed
     for name, logits in there.items():
         np.testing.assert_array_equal(here[name], logits, name)
     assert len({logits.tobytes() for logits in there.values()}) == len(there)
+
+
+def test_in_the_last_block_only_tiles_with_an_output_are_computed(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four tiles two: prompts of 90, 37 and 150 tokens end in the second and the last one."""
+    found: list[tuple[str, int]] = []
+    compute = Tiles.compute
+
+    def noted(self: Tiles, node: int, n: int, *arguments: Any) -> None:
+        found.append((ggml.op_name(ggml.at(node).op), n))
+        compute(self, node, n, *arguments)
+
+    monkeypatch.setattr(Tiles, "compute", noted)
+    with Model(tiny_file("llama"), threads=1, attention=FLASH) as model:
+        model.reserve(512, len(PROMPTS))
+        model.decode_part(batch(), lambda graph: graph.everything())
+        expected = [("FLASH_ATTN_EXT", 4)] * (model.n_layer - 1)
+    # Queries, attention, and what comes behind it.
+    assert found == [*expected, ("MUL_MAT", 2), ("FLASH_ATTN_EXT", 2), ("MUL_MAT", 2)]
 
 
 def batch() -> Batch:
@@ -98,7 +130,7 @@ def decoded(model: Model, part: Callable[[Graph], Part]) -> np.ndarray:
 
 
 def test_what_is_written_for_all_blocks_and_what_is_left_out_is_the_same(
-    tiny_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, n_computed: list[int]
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch, computed: list[int]
 ) -> None:
     """Parts that only store, or do not attend."""
     rows = batch()
@@ -128,9 +160,9 @@ def test_what_is_written_for_all_blocks_and_what_is_left_out_is_the_same(
 
     for attention in (EXACT, FLASH):
         with Model(tiny_file("llama"), threads=1, attention=attention) as model:
-            n_computed.clear()
+            computed.clear()
             here = found(model)
-            assert n_computed
+            assert computed
             with monkeypatch.context() as patch:
                 patch.setattr(computing, "is_possible", lambda: False)
                 there = found(model)
@@ -138,32 +170,27 @@ def test_what_is_written_for_all_blocks_and_what_is_left_out_is_the_same(
             np.testing.assert_array_equal(one, other)
 
 
-def test_few_rows_are_left_to_llama_cpp(
-    tiny_file: Callable[[str], Path], n_computed: list[int]
-) -> None:
+def test_few_rows_are_left_to_llama_cpp(tiny_file: Files, computed: list[int]) -> None:
     with Model(tiny_file("llama"), threads=1, attention=FLASH) as model:
         rows = Batch([Row(5, p, (0,), p == MANY_ROWS - 2) for p in range(MANY_ROWS - 1)])
         model.reserve(512)
         model.decode_part(rows, lambda graph: graph.everything())
-    assert not n_computed
+    assert not computed
 
 
-def test_another_stop_than_the_last_comes_at_every_block(
-    tiny_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, n_computed: list[int]
+def test_between_blocks_it_can_be_ended_and_everything_is_switched_on_again(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch, computed: list[int]
 ) -> None:
-    """Ctrl-C is noticed between them."""
-
-    def computed(self: graph.Computed, address: int) -> None:
+    def interrupted(self: graph.Computed, address: int) -> None:
         raise KeyboardInterrupt
 
     with Model(tiny_file("llama"), threads=1, attention=EXACT) as model:
         expected = decoded(model, lambda graph: graph.everything())
-        assert len(n_computed) > model.n_layer
+        assert len(computed) > model.n_layer
         with monkeypatch.context() as patch:
-            patch.setattr(graph.Computed, "computed", computed)
+            patch.setattr(graph.Computed, "computed", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 decoded(model, lambda graph: graph.everything())
-        # Everything was switched on again.
         monkeypatch.setattr(computing, "is_possible", lambda: False)
         np.testing.assert_array_equal(decoded(model, lambda graph: graph.everything()), expected)
 

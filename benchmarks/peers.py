@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="of localprobe and the peers")
     parser.add_argument("--also", action="append", default=[], help="a model of ours; may repeat")
     parser.add_argument(
-        "--prompts", type=int, help=f"for localprobe ({BATCH_SIZE}, as a sweep; long ones: 4)"
+        "--prompts", type=int, help=f"for localprobe ({BATCH_SIZE}, as a sweep; long ones: 8)"
     )
     parser.add_argument("--peer-prompts", type=int, default=1, help="for the others (default 1)")
     parser.add_argument("--batch", type=int, default=4, help="prompts in PyTorch's largest batch")
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="also float32 with a pass a layer")
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown")
     options = parser.parse_args()
-    options.prompts = options.prompts or (BATCH_SIZE if options.tokens is None else 4)
+    options.prompts = options.prompts or (BATCH_SIZE if options.tokens is None else 8)
     timed: dict[str, list[float]] = {}
 
     def measure(name: str, prompts: int, doing: Callable[[], object]) -> None:

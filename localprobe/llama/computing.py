@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from weakref import finalize
 
 import numpy as np
 
@@ -58,9 +59,10 @@ class Nodes:
     def __init__(self, addresses: Sequence[int]) -> None:
         size = 16 * len(addresses)  # nodes, and what they are computed from
         overhead = ggml.function("ggml_graph_overhead_custom", _size, _size, _bool)
-        self._context = ggml.new_context(overhead(size, False))
+        context = ggml.new_context(overhead(size, False))
+        finalize(self, ggml.function("ggml_free", None, _ptr), context)
         new_graph = ggml.function("ggml_new_graph_custom", _ptr, _ptr, _size, _bool)
-        self.address: int = new_graph(self._context, size, False)
+        self.address: int = new_graph(context, size, False)
         expand = ggml.function("ggml_build_forward_expand", None, _ptr, _ptr)
         nodes = [ggml.at(address) for address in addresses]
         flags = [node.flags for node in nodes]
@@ -69,9 +71,6 @@ class Nodes:
                 expand(self.address, address)
         for node, before in zip(nodes, flags, strict=True):
             node.flags = before  # all were switched on
-
-    def __del__(self) -> None:
-        ggml.function("ggml_free", None, _ptr)(self._context)
 
 
 class Computing:

@@ -51,10 +51,9 @@ from localprobe.llama.tiles import TILE
 BATCH_SIZE = 32
 
 FEW_ROWS, MANY_ROWS = {EXACT: 512, FLASH: 1024}, {EXACT: 256, FLASH: 1024}
-"""Prompts share a decode as long as their tokens fit: attention looks at every cell in use, and
-llama.cpp rounds their number up to 256. Where only a few rows of each prompt are computed, more
-prompts pay; where all are, they only make each other's attention longer: flash attention passes
-over what a row does not see, but looks for it first."""
+"""Prompts share a decode as long as their tokens fit. In exact attention every row looks at every
+cell in use, whose number llama.cpp rounds up to 256: where only a few rows of each prompt are
+computed, more prompts pay; where all are, they make each other's attention longer."""
 MORE_CELLS, _MEMORY = {EXACT: 2, FLASH: 2}, 1 << 29
 """Times as many, where of most prompts only the newest token is computed, unless that takes so many
 bytes."""

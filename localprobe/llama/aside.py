@@ -36,7 +36,7 @@ def find_aside(links: Links, states: Sequence[int]) -> Aside:
     inputs = _find_inputs(links, n_layer, states[1])
     looks: tuple[int, ...] = ()
     if inputs is not None:
-        makers = _makers(links, inputs)
+        makers = links.made_of([inputs])
         looks = tuple(i for i in sorted(makers) if states[0] in links.sources[i])
     block_of = {
         i: block
@@ -75,18 +75,6 @@ def _find_inputs(links: Links, n_layer: int, end: int) -> int | None:
         if is_stack and i < end and len(offsets) == n_layer > 1:
             return i
     return None
-
-
-def _makers(links: Links, node: int) -> set[int]:
-    """Everything that a node is made of, itself included."""
-    found: set[int] = set()
-    todo = [node]
-    while todo:
-        each = todo.pop()
-        if each not in found:
-            found.add(each)
-            todo += links.sources[each]
-    return found
 
 
 class AtNode:

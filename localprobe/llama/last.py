@@ -45,20 +45,9 @@ def find_last(
     if not users or any(links.nodes[i].op != ggml.OP_GET_ROWS for i in users):
         return None
     products = set(filter(is_product, behind))
-    of_others = _made_of(links, [*links.sources[attention][1:], *stores])
-    for i in filter(is_product, _made_of(links, links.sources[attention][:1]) - of_others):
+    of_others = links.made_of([*links.sources[attention][1:], *stores])
+    for i in filter(is_product, links.made_of(links.sources[attention][:1]) - of_others):
         queries, users = followed(i)
         if users == {attention} and queries.isdisjoint(of_others):
             products.update(filter(is_product, queries))
     return Last(attention, tuple(sorted(products)))
-
-
-def _made_of(links: Links, nodes: Sequence[int]) -> set[int]:
-    """All that some nodes are made of, and they themselves."""
-    found, todo = set[int](), list(nodes)
-    while todo:
-        node = todo.pop()
-        if node not in found:
-            found.add(node)
-            todo += links.sources[node]
-    return found

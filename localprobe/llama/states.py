@@ -12,7 +12,7 @@ worth is then found out by trying (see `check`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from localprobe.errors import ModelError
@@ -68,6 +68,16 @@ class Links:
         """What a node is found by in other graphs of the same model."""
         name = self.names[number]
         return name, self._by_name[name].index(number)
+
+    def made_of(self, nodes: Iterable[int]) -> set[int]:
+        """All that some nodes are computed from, and they themselves."""
+        found, todo = set[int](), list(nodes)
+        while todo:
+            node = todo.pop()
+            if node not in found:
+                found.add(node)
+                todo += self.sources[node]
+        return found
 
     def named(self, name: bytes) -> list[int]:
         return self._by_name.get(name, [])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +130,7 @@ class Graph:
         written = {
             self.state[block]: self._write(states(block)) for block in range(layer, self._n_layer)
         }
-        return Part(self._all_but_stores(layer), written)
+        return Part(self._all_but_stores[layer], written)
 
     def nothing(self) -> Part:
         """Only take cells of the cache."""
@@ -138,14 +138,14 @@ class Graph:
 
     def below(self, layer: int) -> Part:
         """Only fill the cache below block `layer`, from the tokens themselves."""
-        return Part(self._all_but_stores_below(layer), {})
+        return Part(self._all_but_stores_below[layer], {})
 
     def without_attention(self, layer: int, states: FloatArray, later: Later | None = None) -> Part:
         """As `from_layer`, with no attention. Every row must be an output."""
         written = {self.state[layer]: self._write(states)} | self._written(later)
         # Each at its own turn: until then its place in memory may be that of others.
         written |= {node: ggml.zero for node in self.contribution[layer:] if node is not None}
-        return Part(self._all_but_mlp(layer), written)
+        return Part(self._all_but_mlp[layer], written)
 
     def in_tiles(self, part: Part, tiled: Tiled) -> Part:
         """A part of which attention is computed tile by tile, and in the last block only where
@@ -160,22 +160,35 @@ class Graph:
         off = np.concatenate([part.off, np.array([*acts], np.intp)])
         return Part(off, {**part.written, **acts})
 
-    @cache  # noqa: B019  a graph lives as long as its context
-    def _all_but_stores(self, layer: int) -> Indices:
-        roots = [i for stores in self.stores[layer:] for i in stores]
-        written = set(self.state[layer:])
-        return self._complement(self._needed([*roots, *self._shared(layer)], written))
+    # By layer. Not @cache, which would keep a graph when its context is gone.
 
-    @cache  # noqa: B019
-    def _all_but_stores_below(self, layer: int) -> Indices:
-        roots = [i for stores in self.stores[:layer] for i in stores]
-        return self._complement(self._needed(roots, set()))
+    @cached_property
+    def _all_but_stores(self) -> list[Indices]:
+        found = []
+        for layer in range(len(self.state)):
+            roots = [i for stores in self.stores[layer:] for i in stores]
+            written = set(self.state[layer:])
+            needed = self._needed([*roots, *self._shared(layer)], written)
+            found.append(self._complement(needed))
+        return found
 
-    @cache  # noqa: B019
-    def _all_but_mlp(self, layer: int) -> Indices:
-        written = {self.state[layer], *(i for i in self.contribution[layer:] if i is not None)}
+    @cached_property
+    def _all_but_stores_below(self) -> list[Indices]:
+        found = []
+        for layer in range(len(self.state)):
+            roots = [i for stores in self.stores[:layer] for i in stores]
+            found.append(self._complement(self._needed(roots, set())))
+        return found
+
+    @cached_property
+    def _all_but_mlp(self) -> list[Indices]:
+        found = []
         roots = range(self.state[-1] + 1, len(self.addresses))
-        return self._complement(self._needed(roots, written))
+        for layer in range(len(self.state)):
+            no_attention = (i for i in self.contribution[layer:] if i is not None)
+            needed = self._needed(roots, {self.state[layer], *no_attention})
+            found.append(self._complement(needed))
+        return found
 
     @cached_property
     def _before(self) -> list[Indices]:

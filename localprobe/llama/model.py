@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -292,16 +293,30 @@ class Model(Vocabulary):
             if self._graph is not None:
                 visitor = visitor_of(self._graph)
                 try:
-                    logits = self._decode(rows, visitor, want_logits)
-                    visitor.finish()
+                    with self._restored(visitor):
+                        logits = self._decode(rows, visitor, want_logits)
+                        visitor.finish()
                     return logits
                 except StaleGraphError:
                     self._forget_rows(rows)
-                finally:
-                    visitor.restore()
             self.learn_graph(rows)
             self._forget_rows(rows)
         raise ModelError("llama.cpp builds another graph at every decode")
+
+    @contextmanager
+    def _restored(self, visitor: Rerun | InGraph | Recorder) -> Iterator[None]:
+        """What it switched off is on again afterwards; or else the graph is gone, with its context:
+        llama.cpp would take it for the next decode as it is.
+        """
+        try:
+            yield
+        finally:
+            try:
+                visitor.restore()
+            except BaseException:  # Ctrl-C
+                self._free_context()
+                self._graph = None
+                raise
 
     @property
     def can_leave_out(self) -> bool:
@@ -316,10 +331,8 @@ class Model(Vocabulary):
     def learn_graph(self, rows: Batch) -> None:
         """Learn the graph of some rows, of which nothing is computed where that can be had."""
         recorder = Idle() if self.can_leave_out else Recorder()
-        try:
+        with self._restored(recorder):
             self._decode(rows, recorder, want_logits=False)
-        finally:
-            recorder.restore()
         apart = self._state_places().apart
         self._graph = Graph(recorder.addresses, self.n_layer, self.n_embd, apart)
 

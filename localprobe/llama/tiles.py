@@ -75,7 +75,8 @@ def is_tiled(node: ggml.Tensor) -> bool:
     if node.op != ggml.OP_FLASH_ATTN_EXT or not node.src[_MASK]:
         return False
     mask = ggml.at(node.src[_MASK])
-    return bool(mask.type == _FLOAT16 and mask.ne[2] == mask.ne[3] == 1)
+    is_one = mask.ne[2] == mask.ne[3] == node.ne[3] == 1
+    return bool(mask.type == _FLOAT16 and is_one and mask.nb[1] == 2 * mask.ne[0])
 
 
 class Tiles:
@@ -103,7 +104,7 @@ class Tiled:
 
     def __init__(self, tiles: Tiles, n_rows: int, outputs: Sequence[int]) -> None:
         self._tiles = tiles
-        self._all = tiles_of(n_rows)
+        self._n_rows, self._all = n_rows, tiles_of(n_rows)
         last = len(self._all) - 1
         self._wanted = [self._all[i] for i in sorted({min(row // TILE, last) for row in outputs})]
         self._seen: dict[tuple[int, bool], NDArray[np.int64]] = {}
@@ -117,14 +118,20 @@ class Tiled:
 
     def multiply_for_outputs(self, node: int) -> None:
         """With weights, only where a tile has an output."""
+        if not self._wanted:
+            return
         row, n_rows = np.array(self._wanted, np.int64).T
+        # Some kernels take rows two by two, but only where their number is even: ARM's, for one.
+        n_rows += (self._n_rows - n_rows) % 2
         cuts = [(_TOKENS, 1, row, n_rows), (_RESULT, 1, row, n_rows)]
         self._tiles.compute(node, len(row), [_TOKENS], cuts)
 
     def _attend(self, node: int, *, is_last: bool) -> None:
-        mask = ggml.at(node).src[_MASK]
+        mask, tiles = ggml.at(node).src[_MASK], self._wanted if is_last else self._all
+        if not tiles:
+            return
         if (mask, is_last) not in self._seen:
-            seen = seen_by(_read(mask), self._wanted if is_last else self._all)
+            seen = seen_by(_read(mask), tiles)
             self._seen[mask, is_last] = np.array(seen, np.int64).T
         row, n_rows, cell, n_cells = self._seen[mask, is_last]
         cuts = [

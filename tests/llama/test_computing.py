@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ import pytest
 from conftest import ARCHITECTURES, BESIDE, PARALLEL
 from hypothesis import given
 
-from localprobe.engine.full import FullEngine
+from localprobe.engine.full import CLEAN, FullEngine
 from localprobe.llama import computing, ggml, graph
-from localprobe.llama.batch import Batch, Row
+from localprobe.llama.batch import Batch, Row, sequence_rows
 from localprobe.llama.computing import MANY_ROWS
 from localprobe.llama.graph import Graph, Part
 from localprobe.llama.model import EXACT, FLASH, Model
@@ -193,6 +195,49 @@ def test_between_blocks_it_can_be_ended_and_everything_is_switched_on_again(
                 decoded(model, lambda graph: graph.everything())
         monkeypatch.setattr(computing, "is_possible", lambda: False)
         np.testing.assert_array_equal(decoded(model, lambda graph: graph.everything()), expected)
+
+
+def test_an_interrupted_restore_leaves_no_graph_with_nodes_off(
+    tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp would take it for the next decode as it is, and compute nothing."""
+
+    def interrupted(self: graph.Computed) -> None:
+        raise KeyboardInterrupt
+
+    with Model(tiny_file("llama"), threads=1, attention=FLASH) as model:
+        model.reserve(512, len(PROMPTS))
+        expected = model.decode(batch(), CLEAN)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(graph.Computed, "restore", interrupted)
+            decoded(model, lambda graph: graph.everything())
+        model.reserve(512, len(PROMPTS))
+        np.testing.assert_array_equal(model.decode(batch(), CLEAN), expected)
+
+
+def test_a_decode_without_outputs_stores_what_it_stores(tiny_file: Files) -> None:
+    no_outputs = Batch([Row(token, at) for at, token in enumerate(PROMPTS[2])])
+    after = Batch([Row(5, len(PROMPTS[2]), output=True)])
+    with Model(tiny_file("llama"), threads=1, attention=FLASH) as model:
+        found = []
+        for rows in (no_outputs, Batch(sequence_rows(PROMPTS[2], 0))):
+            model.reserve(512)
+            model.clear(wipe=True)
+            model.decode_part(rows, lambda graph: graph.everything())
+            found.append(model.decode_part(after, lambda graph: graph.everything()))
+    np.testing.assert_array_equal(*found)
+
+
+def test_graphs_are_gone_when_their_model_is(tiny_file: Files) -> None:
+    with Model(tiny_file("llama"), threads=1, attention=FLASH) as model:
+        decoded(model, lambda graph: graph.everything())
+        model.clear()
+        model.decode_part(batch(), lambda graph: graph.below(1))
+        assert model.graph is not None
+        known = [weakref.ref(model.graph), weakref.ref(model.graph.nodes)]
+    del model
+    gc.collect()
+    assert [each() for each in known] == [None, None]
 
 
 @st.composite

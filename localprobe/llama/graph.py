@@ -168,8 +168,7 @@ class Graph:
         for layer in range(len(self.state)):
             roots = [i for stores in self.stores[layer:] for i in stores]
             written = set(self.state[layer:])
-            needed = self._needed([*roots, *self._shared(layer)], written)
-            found.append(self._complement(needed))
+            found.append(self._not_needed([*roots, *self._shared(layer)], written))
         return found
 
     @cached_property
@@ -177,7 +176,7 @@ class Graph:
         found = []
         for layer in range(len(self.state)):
             roots = [i for stores in self.stores[:layer] for i in stores]
-            found.append(self._complement(self._needed(roots, set())))
+            found.append(self._not_needed(roots, set()))
         return found
 
     @cached_property
@@ -186,8 +185,7 @@ class Graph:
         roots = range(self.state[-1] + 1, len(self.addresses))
         for layer in range(len(self.state)):
             no_attention = (i for i in self.contribution[layer:] if i is not None)
-            needed = self._needed(roots, {self.state[layer], *no_attention})
-            found.append(self._complement(needed))
+            found.append(self._not_needed(roots, {self.state[layer], *no_attention}))
         return found
 
     @cached_property
@@ -196,7 +194,7 @@ class Graph:
         for layer, state in enumerate(self.state):
             roots = [*self._shared(layer), *range(state + 1, len(self.addresses))]
             is_guarded = layer == 0 and self._aside.looks
-            found.append(self._complement(self._needed(roots, set() if is_guarded else {state})))
+            found.append(self._not_needed(roots, set() if is_guarded else {state}))
         return found
 
     def _shared(self, layer: int) -> list[int]:
@@ -218,19 +216,9 @@ class Graph:
         written[self.state[0]] = _both(lambda address: guard.write(address, write), then)
         return written
 
-    def _needed(self, roots: Iterable[int], written: set[int]) -> set[int]:
-        """Everything that the roots depend on, not looking behind nodes that are written."""
-        needed: set[int] = set()
-        todo = [root for root in roots if root not in written]
-        while todo:
-            node = todo.pop()
-            if node in needed:
-                continue
-            needed.add(node)
-            todo += [source for source in self._sources[node] if source not in written]
-        return needed
-
-    def _complement(self, needed: set[int]) -> Indices:
+    def _not_needed(self, roots: Iterable[int], written: set[int]) -> Indices:
+        """What can be left out where only the roots are wanted, and these nodes are written."""
+        needed = self._links.made_of(roots, written)
         return np.array([i for i in range(len(self.addresses)) if i not in needed], np.intp)
 
     def read_states(self, address: int) -> FloatArray:

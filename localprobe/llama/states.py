@@ -12,7 +12,7 @@ worth is then found out by trying (see `check`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from localprobe.errors import ModelError
@@ -69,14 +69,18 @@ class Links:
         name = self.names[number]
         return name, self._by_name[name].index(number)
 
-    def made_of(self, nodes: Iterable[int]) -> set[int]:
-        """All that some nodes are computed from, and they themselves."""
-        found, todo = set[int](), list(nodes)
+    def made_of(self, nodes: Iterable[int], but: Collection[int] = ()) -> set[int]:
+        """All that some nodes are computed from, and they themselves.
+
+        but: nodes that are left out, and behind which nobody looks.
+        """
+        found = set[int]()
+        todo = [node for node in nodes if node not in but]
         while todo:
             node = todo.pop()
             if node not in found:
                 found.add(node)
-                todo += self.sources[node]
+                todo += [source for source in self.sources[node] if source not in but]
         return found
 
     def named(self, name: bytes) -> list[int]:
